@@ -1,0 +1,16 @@
+"""Hypernetworks for PyTorch Lightning: one training run, every value of the dial."""
+
+from lightning_mip.hypernetize import dehypernetize as dehypernetize
+from lightning_mip.hypernetize import hypernetize as hypernetize
+from lightning_mip.hypernetize import materialize as materialize
+from lightning_mip.hypernetize import summary as summary
+from lightning_mip.hypernetwork import HyperNetwork as HyperNetwork
+from lightning_mip.injection import at as at
+from lightning_mip.priors import Categorical as Categorical
+from lightning_mip.priors import FromTorch as FromTorch
+from lightning_mip.priors import LogUniform as LogUniform
+from lightning_mip.priors import Normal as Normal
+from lightning_mip.priors import Prior as Prior
+from lightning_mip.priors import Simplex as Simplex
+from lightning_mip.priors import Uniform as Uniform
+from lightning_mip.space import HSpace as HSpace

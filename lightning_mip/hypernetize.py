@@ -1,0 +1,263 @@
+"""Attach a hypernetwork to any module in place, detach it, and take the plain network out for one ``h``."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_mip.hypernetwork import HyperNetwork, Priors
+from lightning_mip.injection import Injector, injectors, the_injector
+from lightning_mip.report import Summary, available_memory, summarize
+from lightning_mip.selection import Patterns, select
+from lightning_mip.space import HSpace
+
+
+def hypernetize(
+    module: nn.Module,
+    h: Priors,
+    *,
+    include: Patterns = "*",
+    exclude: Patterns = (),
+    hypernet: HyperNetwork | None = None,
+    force: bool = False,
+    **arguments: Any,
+) -> HyperNetwork:
+    """Attach a hypernetwork to ``module``, in place.
+
+    The module's parameters stay where they are and become ``theta0``; inside ``with at(module, h):`` it runs with
+    ``theta(h) = theta0 + delta(h)``. Train both: ``[*module.parameters(), *hyper.parameters()]``.
+
+    Args:
+        module: the primary network.
+        h: component name -> prior, or an `HSpace`.
+        include: what to generate: globs on names of parameters or modules (``"encoder.*"``), module types, parameters.
+        exclude: what to leave out, in the same forms.
+        hypernet: a `HyperNetwork` made before, for the same space and parameters.
+        force: attach even if training would not fit in memory.
+        **arguments: arguments of `HyperNetwork`.
+
+    Returns:
+        The hypernetwork, on the module's device. It is not a child of ``module``: state_dict keys do not change.
+
+    Raises:
+        ValueError: a pattern matches nothing, ``module`` is hypernetized already, or ``hypernet`` does not fit it.
+        MemoryError: weights, gradients and Adam's state would not fit in memory; the message holds the size report.
+
+    >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
+    >>> from lightning_mip import Uniform
+    >>> hyper = hypernetize(net, {"lam": Uniform(0, 1)}, include="2.*", hidden_sizes=(8,))
+    >>> list(hyper.shapes)
+    ['2.weight', '2.bias']
+    """
+    module = getattr(module, "_orig_mod", module)
+    _check_free(module)
+    space = h if isinstance(h, HSpace) else HSpace(h)
+    names = select(module, include, exclude)
+    theta0 = {name: module.get_parameter(name) for name in names}
+    shapes = {name: parameter.shape for name, parameter in theta0.items()}
+    if hypernet is None:
+        if not force:
+            _check_memory(space, shapes, theta0, arguments)
+        hypernet = HyperNetwork(space, shapes, **arguments)
+        hypernet.initialize_ratio(theta0)
+    else:
+        _check_fits(hypernet, space, shapes, arguments)
+    first = next(iter(theta0.values()))
+    hypernet.to(device=first.device, dtype=torch.promote_types(first.dtype, torch.float32))
+    _warn_of_batch_norm(module)
+    injector = Injector(module, hypernet, names)
+    if not hypernet.residual:
+        injector.frozen = [name for name, parameter in theta0.items() if parameter.requires_grad]
+        _require_grad(injector, False)
+    for child in module.modules():
+        child.register_forward_pre_hook(injector)
+    # Code compiled before this line knows nothing of the hook and would go on with theta0.
+    torch.compiler.reset()
+    return hypernet
+
+
+def dehypernetize(module: nn.Module) -> nn.Module:
+    """Detach the hypernetwork: the module runs with its own parameters, ``theta0``, as before.
+
+    Args:
+        module: a hypernetized network, or a module that holds exactly one.
+
+    Returns:
+        The network, the same object.
+    """
+    injector = the_injector(module)
+    injector.clear()
+    _require_grad(injector, True)
+    _remove_hook(injector.root, injector)
+    torch.compiler.reset()
+    return injector.root
+
+
+def materialize(
+    module: nn.Module,
+    h: Mapping[str, Any] | None = None,
+    /,
+    *,
+    recalibrate: Iterable[Any] | None = None,
+    **components: Any,
+) -> nn.Module:
+    """Take out the plain network for one ``h``: a copy with ordinary parameters and no trace of the hypernetwork.
+
+    Args:
+        module: a hypernetized network, or a LightningModule (any module) that holds exactly one.
+        h: component -> value.
+        recalibrate: batches on which the running statistics of BatchNorm layers are estimated anew at this ``h``; of
+            a tuple or list, as many items as the network's ``forward`` requires are used.
+        **components: ``h`` for names that are Python identifiers.
+
+    Returns:
+        A new network; ``module`` is not changed.
+
+    >>> import lightning_mip as mip
+    >>> net = nn.Linear(3, 2)
+    >>> hyper = mip.hypernetize(net, {"lam": mip.Uniform(0, 1)})
+    >>> plain, x = mip.materialize(net, lam=0.3), torch.ones(1, 3)
+    >>> with mip.at(net, lam=0.3):
+    ...     bool((net(x) - plain(x)).abs().max() < 1e-6)
+    True
+    """
+    injector = the_injector(module)
+    given = injector.hypernet.space.tensors({**(h or {}), **components})
+    with injector.paused(), torch.no_grad():
+        # The memo stands in for the injector, so that the copy leaves the hypernetwork behind.
+        plain = copy.deepcopy(injector.root, {id(injector): None})
+        _remove_hook(plain, None)
+        weights = injector.weights(given)
+        injector.check_finite(weights, given)
+        for name, weight in weights.items():
+            plain.get_parameter(name).copy_(weight)
+    for name in injector.frozen:
+        plain.get_parameter(name).requires_grad_(True)
+    if recalibrate is not None:
+        _recalibrate(plain, recalibrate)
+    return plain
+
+
+def summary(module: nn.Module, h: Priors | None = None, **arguments: Any) -> Summary:
+    """Print what is, or would be, generated: sizes, shares, and the memory that training takes.
+
+    Args:
+        module: a hypernetized network; or, with ``h``, one to be hypernetized, for which nothing large is allocated.
+        h: the priors, for a network that is not hypernetized yet.
+        **arguments: those of `hypernetize`.
+
+    Returns:
+        The numbers, as a `Summary`; ``str`` of it is the printed table.
+    """
+    if h is None:
+        report = summarize(the_injector(module).hypernet)
+    else:
+        names = select(module, arguments.pop("include", "*"), arguments.pop("exclude", ()))
+        report = _plan(h, {name: module.get_parameter(name).shape for name in names}, arguments)
+    print(report)
+    return report
+
+
+def _plan(space: Priors, shapes: Mapping[str, torch.Size], arguments: dict[str, Any]) -> Summary:
+    if arguments.get("trunk") is not None:
+        arguments = {**arguments, "trunk": copy.deepcopy(arguments["trunk"]).to("meta")}
+    with torch.device("meta"):
+        return summarize(HyperNetwork(space, shapes, **arguments))
+
+
+def _check_memory(
+    space: HSpace, shapes: Mapping[str, torch.Size], theta0: Mapping[str, Tensor], arguments: dict[str, Any]
+) -> None:
+    report = _plan(space, shapes, arguments)
+    available = available_memory(next(iter(theta0.values())).device)
+    if available is not None and report.training_bytes > available:
+        raise MemoryError(
+            f"{report}\nTraining this hypernetwork takes {report.training_bytes / 2**30:.1f} GiB, the device has "
+            f"{available / 2**30:.1f} GiB. Generate less (include=, exclude=), make the last of hidden_sizes smaller, "
+            "or pass force=True."
+        )
+
+
+def _check_free(module: nn.Module) -> None:
+    for name, child in module.named_modules():
+        if any(isinstance(hook, Injector) for hook in child._forward_pre_hooks.values()):
+            raise ValueError(
+                f"{type(module).__name__} is hypernetized already (at {name or 'its root'}); call mip.dehypernetize "
+                "first."
+            )
+
+
+def _check_fits(
+    hypernet: HyperNetwork, space: HSpace, shapes: Mapping[str, torch.Size], arguments: Mapping[str, Any]
+) -> None:
+    if arguments:
+        raise TypeError(f"hypernet is given, so it takes no further arguments, but got {', '.join(arguments)}.")
+    if hypernet.space.config() != space.config():
+        raise ValueError(f"hypernet was made for h = {hypernet.space}, but h is {space}; pass the same space.")
+    if hypernet.shapes != shapes:
+        names = [*shapes, *(name for name in hypernet.shapes if name not in shapes)]
+        name = next(name for name in names if hypernet.shapes.get(name) != shapes.get(name))
+        mine, wanted = (s.get(name) and tuple(s[name]) for s in (hypernet.shapes, shapes))
+        raise ValueError(
+            f"hypernet does not fit the network: {name} has shape {mine} in the hypernetwork and {wanted} in the "
+            "network; make it from the network's own shapes."
+        )
+
+
+def _warn_of_batch_norm(module: nn.Module) -> None:
+    mixed = [name for name, child in module.named_modules() if isinstance(child, _BatchNorm) and child.track_running_stats]
+    if mixed:
+        shown = ", ".join(mixed[:5]) + (f" and {len(mixed) - 5} more" if len(mixed) > 5 else "")
+        warnings.warn(
+            f"BatchNorm layers keep running statistics that mix over all h: {shown}. In evaluation they are right for "
+            "no single h; use GroupNorm or track_running_stats=False, or estimate them anew at the chosen h by "
+            "mip.materialize(..., recalibrate=dataloader).",
+            stacklevel=3,
+        )
+
+
+def _require_grad(injector: Injector, flag: bool) -> None:
+    for name in injector.frozen:
+        injector.root.get_parameter(name).requires_grad_(flag)
+
+
+def _remove_hook(module: nn.Module, hook: Injector | None) -> None:
+    for child in module.modules():
+        for key in [key for key, found in child._forward_pre_hooks.items() if found is hook]:
+            del child._forward_pre_hooks[key]
+
+
+def _recalibrate(module: nn.Module, batches: Iterable[Any]) -> None:
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    modes = [(m, m.training) for m in module.modules()]
+    momenta = [norm.momentum for norm in norms]
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for batch in batches:
+            module(*_inputs(module, batch))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    for child, mode in modes:
+        child.training = mode
+
+
+def _inputs(module: nn.Module, batch: Any) -> tuple[Any, ...]:
+    if not isinstance(batch, (tuple, list)):
+        return (batch,)
+    parameters = inspect.signature(module.forward).parameters.values()
+    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return tuple(batch[: max(len(required), 1)])
+
+
+__all__ = ["dehypernetize", "hypernetize", "injectors", "materialize", "summary"]

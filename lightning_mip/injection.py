@@ -1,0 +1,282 @@
+"""Putting generated weights into a network, in place, while it runs.
+
+A forward pre-hook generates the weights once and writes them into the ``__dict__`` of the modules that own them, where
+attribute look-up finds them before the parameters: ``_parameters`` is never touched, so names, checkpoints, tied
+weights and ``isinstance`` keep working. The weights stay until the ``with at(...)`` block ends, so that activation
+checkpointing, which runs the forward again during the backward, sees the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_mip.hypernetwork import HyperNetwork
+from lightning_mip.selection import split_name
+
+
+class _Mark:
+    """Tells whether a backward has used the weights, after which an optimizer may have changed what they are made of."""
+
+    spent = False
+
+
+@dataclass
+class _Generated:
+    """The weights of one ``h``, and the circumstances in which they are still right."""
+
+    weights: dict[str, Tensor]
+    versions: tuple[int, ...]
+    differentiable: bool
+    inference: bool
+    mark: _Mark = field(default_factory=_Mark)
+
+
+class _Generate(torch.autograd.Function):
+    """Generation as one node whose own graph outlives a backward.
+
+    Several losses of one step, each with its own backward, then work as they do with ordinary parameters, although they
+    share one generation. Every parameter of the hypernetwork gets a gradient (zero where unused), as DDP requires.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, generate: Callable[[], list[Tensor]], mark: _Mark, *leaves: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            ctx.generated = generate()
+        ctx.leaves, ctx.mark = leaves, mark
+        return tuple(tensor.detach() for tensor in ctx.generated)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.mark.spent = True
+        again = torch.is_grad_enabled()
+        found = torch.autograd.grad(
+            ctx.generated, ctx.leaves, gradients, retain_graph=True, create_graph=again, allow_unused=True
+        )
+        return None, None, *found
+
+
+class Injector:
+    """The forward pre-hook that gives a primary network its generated weights.
+
+    Attributes:
+        root: the primary network.
+        hypernet: the hypernetwork.
+        names: generated parameter -> all its names in the primary.
+        h: the values in force, or None.
+    """
+
+    def __init__(self, root: nn.Module, hypernet: HyperNetwork, names: dict[str, list[str]]) -> None:
+        self.root, self.hypernet, self.names = root, hypernet, names
+        self.h: Mapping[str, Tensor] | None = None
+        self.frozen: list[str] = []
+        self._generated: _Generated | None = None
+        self._paused = False
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        """Make sure, before ``module`` runs, that fresh weights are in place."""
+        if not self._paused and self._outdated(module is self.root):
+            self._refresh()
+
+    @contextmanager
+    def at(self, h: Mapping[str, Any]) -> Iterator[None]:
+        """Run the primary with the weights of ``h``; nests, and restores what was there before, whatever happens."""
+        checked = self.hypernet.space.tensors(h)
+        if any(value.ndim > len(self.hypernet.space[name].event_shape) for name, value in checked.items()):
+            raise ValueError(
+                "h has a batch dimension, but a network runs with one h at a time; take one value, or use "
+                "per_sample=True of HyperLightningModule."
+            )
+        outer = self.h, self._generated
+        self.h = checked
+        try:
+            self._refresh()
+            yield
+        finally:
+            self.h, self._generated = outer
+            self._remove() if self._generated is None else self._install(self._generated.weights)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the primary's own parameters in place."""
+        outer, self._paused = self._paused, True
+        self._remove()
+        try:
+            yield
+        finally:
+            self._paused = outer
+            if not outer and self._generated is not None:
+                self._install(self._generated.weights)
+
+    def clear(self) -> None:
+        """Forget the generated weights."""
+        self._generated = None
+        self._remove()
+
+    def weights(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Generate ``theta(h)``: name -> tensor, with a batch dimension if ``h`` has one."""
+        deltas = self.hypernet(h)
+        residual = self.hypernet.residual
+        weights = {}
+        for name, delta in deltas.items():
+            theta0 = self._parameter(name)
+            delta = delta.to(theta0.dtype)
+            weights[name] = theta0 + delta if residual else delta
+        return weights
+
+    def check_finite(self, weights: Mapping[str, Tensor], h: Mapping[str, Any]) -> None:
+        """Raise FloatingPointError if a generated weight is NaN or infinite, naming the tensor and ``h``."""
+        # One pass over all of them; the norm may overflow, so the tensors themselves decide.
+        if torch.nn.utils.get_total_norm([weight.detach() for weight in weights.values()]).isfinite():
+            return
+        for name, weight in weights.items():
+            if not weight.isfinite().all():
+                raise FloatingPointError(
+                    f"The generated weight {name} is not finite at h = ({self.hypernet.space.label(h)}): "
+                    f"{int((~weight.isfinite()).sum())} of {weight.numel()} numbers are NaN or infinite. "
+                    "Lower the learning rate, or clip gradients."
+                )
+
+    def leaves(self) -> list[Tensor]:
+        """Everything that weights are generated from and that wants a gradient."""
+        theta0 = [self._parameter(name) for name in self.names] if self.hypernet.residual else []
+        given = list((self.h or {}).values())
+        own = [tensor for tensor in (*given, *theta0, *self.hypernet.parameters()) if tensor.requires_grad]
+        return own + [leaf for nested in injectors(self.hypernet) for leaf in nested.leaves()]
+
+    def _outdated(self, is_root: bool) -> bool:
+        now = self._generated
+        if torch.compiler.is_compiling():
+            return now is None or now.mark.spent
+        if torch._C._current_graph_task_id() != -1:
+            if now is None:
+                raise RuntimeError(
+                    "The network runs again during the backward (activation checkpointing), but its generated weights "
+                    "are gone; call backward inside the `with mip.at(...)` block."
+                )
+            return False
+        if now is None or now.mark.spent or (torch.is_grad_enabled() and not now.differentiable):
+            return True
+        if now.inference and not torch.is_inference_mode_enabled():
+            return True
+        return is_root and now.versions != self._versions()
+
+    def _refresh(self) -> None:
+        h = self.h
+        if h is None:
+            raise RuntimeError(
+                f"{type(self.root).__name__} is hypernetized and needs a value of h to run: use "
+                f"`with mip.at(network, {', '.join(f'{n}=...' for n in self.hypernet.space)}):`, or "
+                "mip.materialize for a plain network."
+            )
+        if torch.compiler.is_compiling():
+            self._install(self.weights(h))
+            return
+        self._remove()
+        mark = _Mark()
+        leaves = self.leaves() if torch.is_grad_enabled() else []
+        if leaves:
+            names = list(self.names)
+            tensors = _Generate.apply(lambda: list(self.weights(h).values()), mark, *leaves)  # type: ignore[no-untyped-call]
+            weights = dict(zip(names, tensors, strict=True))
+        else:
+            weights = self.weights(h)
+        # Looking at values waits for a GPU, so there it is left to anomaly detection and the end of each epoch.
+        if torch.is_anomaly_enabled() or next(iter(weights.values())).device.type == "cpu":
+            self.check_finite(weights, h)
+        self._generated = _Generated(
+            weights, self._versions(), torch.is_grad_enabled(), torch.is_inference_mode_enabled(), mark
+        )
+        self._install(weights)
+
+    def _versions(self) -> tuple[int, ...]:
+        return tuple(
+            p._version
+            for p in (*self.hypernet.parameters(), *map(self._parameter, self.names))
+            if not p.is_inference()
+        )
+
+    def _install(self, weights: Mapping[str, Tensor]) -> None:
+        modules = self._modules()
+        for name, weight in weights.items():
+            for alias in self.names[name]:
+                owner, attribute = split_name(alias)
+                modules[owner].__dict__[attribute] = weight
+        self._sync_recurrent(modules)
+
+    def _remove(self) -> None:
+        modules = self._modules()
+        for group in self.names.values():
+            for alias in group:
+                owner, attribute = split_name(alias)
+                modules[owner].__dict__.pop(attribute, None)
+        self._sync_recurrent(modules)
+
+    def _sync_recurrent(self, modules: Mapping[str, nn.Module]) -> None:
+        """RNNs read a list made from their attributes."""
+        for module in modules.values():
+            if isinstance(module, nn.RNNBase):
+                module.__dict__["_flat_weights"] = [getattr(module, name) for name in module._flat_weights_names]
+
+    def _modules(self) -> dict[str, nn.Module]:
+        # Looked up anew each time: SyncBatchNorm conversion and precision plug-ins replace submodules.
+        return dict(self.root.named_modules(remove_duplicate=False))
+
+    def _parameter(self, name: str) -> Tensor:
+        owner, attribute = split_name(name)
+        parameter = self.root.get_submodule(owner)._parameters[attribute]
+        assert parameter is not None
+        return parameter
+
+
+def injectors(module: nn.Module) -> list[Injector]:
+    """Injectors whose primary network is ``module`` or inside it."""
+    found: dict[int, Injector] = {}
+    for child in module.modules():
+        for hook in child._forward_pre_hooks.values():
+            if isinstance(hook, Injector) and hook.root is child:
+                found[id(hook)] = hook
+    return list(found.values())
+
+
+def the_injector(module: nn.Module) -> Injector:
+    """The one injector of ``module``; ValueError if it has none or several."""
+    found = injectors(module)
+    if not found:
+        raise ValueError(f"{type(module).__name__} is not hypernetized; call mip.hypernetize on it first.")
+    if len(found) > 1:
+        paths = [name for name, child in module.named_modules() if any(child is each.root for each in found)]
+        raise ValueError(
+            f"{type(module).__name__} holds {len(found)} hypernetized networks: {', '.join(paths)}; pass one of them."
+        )
+    return found[0]
+
+
+@contextmanager
+def at(module: nn.Module, h: Mapping[str, Any] | None = None, /, **components: Any) -> Iterator[None]:
+    """Run a hypernetized network with the weights of one ``h``; call ``backward`` inside the block.
+
+    Args:
+        module: a hypernetized network, or a module that holds exactly one.
+        h: component -> value.
+        **components: the same, for names that are Python identifiers.
+
+    Raises:
+        ValueError: ``module`` is not hypernetized, or ``h`` lacks a component, has an unknown one or a value outside
+            the support of its prior.
+
+    >>> import lightning_mip as mip
+    >>> net = nn.Linear(3, 2)
+    >>> hyper = mip.hypernetize(net, {"lam": mip.Uniform(0, 1)})
+    >>> with at(net, lam=0.3):
+    ...     net(torch.ones(1, 3)).sum().backward()
+    >>> net.weight.grad.shape
+    torch.Size([2, 3])
+    """
+    with the_injector(module).at({**(h or {}), **components}):
+        yield

@@ -1,0 +1,106 @@
+"""Which parameters of the primary network are generated."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable
+
+from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin
+
+Pattern = str | type[nn.Module] | nn.Parameter
+Patterns = Pattern | Iterable[Pattern]
+
+_SHOWN = 12
+
+
+def aliases(module: nn.Module) -> dict[str, list[str]]:
+    """First name -> all names of each parameter; tied parameters and shared modules have several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {group[0]: group for group in names.values()}
+
+
+def select(module: nn.Module, include: Patterns, exclude: Patterns) -> dict[str, list[str]]:
+    """Choose parameters by glob on names (of parameters or modules), module type, or the parameter itself.
+
+    Returns:
+        First name -> all names of each chosen parameter.
+
+    Raises:
+        ValueError: a pattern matches nothing, or nothing is left; the message lists what exists.
+        TypeError: a chosen parameter cannot be generated (lazy, complex, integer or scripted).
+    """
+    groups = aliases(module)
+    if not groups:
+        raise ValueError(f"{type(module).__name__} has no parameters, so there is nothing to generate.")
+    included = _matched(module, groups, "include", include)
+    excluded = _matched(module, groups, "exclude", exclude)
+    chosen = {name: group for name, group in groups.items() if name in included - excluded}
+    if not chosen:
+        raise ValueError(
+            f"include={include!r} without exclude={exclude!r} leaves no parameter; there are {_listing(groups)}."
+        )
+    for name in chosen:
+        _check_generable(module, name)
+    return chosen
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split a parameter's name into those of its module and of its attribute."""
+    owner, _, attribute = name.rpartition(".")
+    return owner, attribute
+
+
+def _matched(module: nn.Module, groups: dict[str, list[str]], argument: str, patterns: Patterns) -> set[str]:
+    single = isinstance(patterns, (str, type, nn.Parameter))
+    found: set[str] = set()
+    for pattern in [patterns] if single else patterns:  # type: ignore[list-item, union-attr]
+        hits = {name for name, group in groups.items() if _matches(module, pattern, group)}
+        if not hits and not (argument == "include" and pattern == "*"):
+            raise ValueError(_nothing(argument, pattern, groups))
+        found |= hits
+    return found
+
+
+def _matches(module: nn.Module, pattern: Pattern, names: list[str]) -> bool:
+    if isinstance(pattern, nn.Parameter):
+        return module.get_parameter(names[0]) is pattern
+    if isinstance(pattern, type):
+        return any(isinstance(module.get_submodule(path), pattern) for name in names for path in _owners(name))
+    if isinstance(pattern, str):
+        pattern = pattern.replace("_orig_mod.", "")
+        return any(fnmatch.fnmatchcase(path, pattern) for name in names for path in (name, *_owners(name)))
+    raise TypeError(f"pattern {pattern!r}: expected a glob such as 'encoder.*', a module type or a parameter.")
+
+
+def _owners(name: str) -> list[str]:
+    """Names of all modules around a parameter, the root ('') included."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts))]
+
+
+def _nothing(argument: str, pattern: Pattern, groups: dict[str, list[str]]) -> str:
+    shown = repr(pattern) if isinstance(pattern, str) else getattr(pattern, "__name__", "the given parameter")
+    close = difflib.get_close_matches(pattern, list(groups), n=1) if isinstance(pattern, str) else []
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{argument}={shown} matches no parameter; there are {_listing(groups)}.{hint}"
+
+
+def _listing(groups: Iterable[str]) -> str:
+    names = list(groups)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _check_generable(module: nn.Module, name: str) -> None:
+    parameter = module.get_parameter(name)
+    owner = type(module.get_submodule(split_name(name)[0])).__name__
+    if isinstance(parameter, UninitializedTensorMixin):
+        raise TypeError(f"{name} of the lazy {owner} has no shape yet; run the network once on a batch first.")
+    if not parameter.is_floating_point():
+        raise TypeError(f"{name} has dtype {parameter.dtype}, which cannot be generated; exclude={name!r} leaves it out.")
+    if "ScriptModule" in owner:
+        raise TypeError(f"{name} belongs to a scripted module, whose weights are fixed; exclude={name!r} leaves it out.")
