@@ -1,11 +1,15 @@
 """Hypernetworks for PyTorch Lightning: one training run, every value of the dial."""
 
+from lightning_mip.callbacks import PerHMetrics as PerHMetrics
+from lightning_mip.callbacks import SampleH as SampleH
 from lightning_mip.hypernetize import dehypernetize as dehypernetize
 from lightning_mip.hypernetize import hypernetize as hypernetize
 from lightning_mip.hypernetize import materialize as materialize
 from lightning_mip.hypernetize import summary as summary
 from lightning_mip.hypernetwork import HyperNetwork as HyperNetwork
 from lightning_mip.injection import at as at
+from lightning_mip.metrics import PerH as PerH
+from lightning_mip.module import HyperLightningModule as HyperLightningModule
 from lightning_mip.priors import Categorical as Categorical
 from lightning_mip.priors import FromTorch as FromTorch
 from lightning_mip.priors import LogUniform as LogUniform

@@ -27,7 +27,7 @@ class _Mark:
 
 
 @dataclass
-class _Generated:
+class Generated:
     """The weights of one ``h``, and the circumstances in which they are still right."""
 
     weights: dict[str, Tensor]
@@ -35,6 +35,11 @@ class _Generated:
     differentiable: bool
     inference: bool
     mark: _Mark = field(default_factory=_Mark)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weights in bytes."""
+        return sum(weight.nbytes for weight in self.weights.values())
 
 
 class _Generate(torch.autograd.Function):
@@ -75,8 +80,14 @@ class Injector:
         self.root, self.hypernet, self.names = root, hypernet, names
         self.h: Mapping[str, Tensor] | None = None
         self.frozen: list[str] = []
-        self._generated: _Generated | None = None
+        self._generated: Generated | None = None
         self._paused = False
+        self._depth = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether an `at` block is open."""
+        return self._depth > 0
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         """Make sure, before ``module`` runs, that fresh weights are in place."""
@@ -84,8 +95,13 @@ class Injector:
             self._refresh()
 
     @contextmanager
-    def at(self, h: Mapping[str, Any]) -> Iterator[None]:
-        """Run the primary with the weights of ``h``; nests, and restores what was there before, whatever happens."""
+    def at(self, h: Mapping[str, Any], kept: Generated | None = None) -> Iterator[Generated | None]:
+        """Run the primary with the weights of ``h``; nests, and restores what was there before, whatever happens.
+
+        Args:
+            h: component -> value, without batch dimension.
+            kept: what an earlier block for the same ``h`` yielded; it is used again if it is still right.
+        """
         checked = self.hypernet.space.tensors(h)
         if any(value.ndim > len(self.hypernet.space[name].event_shape) for name, value in checked.items()):
             raise ValueError(
@@ -93,13 +109,24 @@ class Injector:
                 "per_sample=True of HyperLightningModule."
             )
         outer = self.h, self._generated
-        self.h = checked
+        self.h, self._generated = checked, kept
+        self._depth += 1
         try:
-            self._refresh()
-            yield
+            if kept is None or self._outdated(is_root=True):
+                self._refresh()
+            else:
+                self._install(kept.weights)
+            yield self._generated
         finally:
+            self._depth -= 1
             self.h, self._generated = outer
             self._remove() if self._generated is None else self._install(self._generated.weights)
+
+    def use(self, h: Mapping[str, Any]) -> None:
+        """Set ``h`` for what follows, outside of any block, and put its weights in place."""
+        self.clear()
+        self.h = self.hypernet.space.tensors(h)
+        self._refresh()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -189,7 +216,7 @@ class Injector:
         # Looking at values waits for a GPU, so there it is left to anomaly detection and the end of each epoch.
         if torch.is_anomaly_enabled() or next(iter(weights.values())).device.type == "cpu":
             self.check_finite(weights, h)
-        self._generated = _Generated(
+        self._generated = Generated(
             weights, self._versions(), torch.is_grad_enabled(), torch.is_inference_mode_enabled(), mark
         )
         self._install(weights)

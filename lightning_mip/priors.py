@@ -6,6 +6,7 @@ components share one encoding, and sampling is the inverse CDF of uniform number
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, TransformedDistribution
 
 # Rounding slack of the support checks: a float64 bound, stored as a float32 h, must stay inside.
 _SLACK = 1e-6
@@ -380,7 +381,9 @@ class FromTorch(Prior):
 
     def cdf(self, h: Tensor) -> Tensor:
         """The distribution's CDF."""
-        return self.distribution.cdf(h)
+        # torch checks the support of inner distributions too, where rounding leaves it; ours is checked by `contains`.
+        u: Tensor = _unchecked(self.distribution).cdf(h)
+        return u.clamp(0, 1)
 
     def icdf(self, u: Tensor) -> Tensor:
         """The distribution's inverse CDF."""
@@ -429,7 +432,9 @@ def as_prior(name: str, value: Prior | Distribution | Mapping[str, Any]) -> Prio
 def _from_config(name: str, config: Mapping[str, Any]) -> Prior:
     known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in _subclasses(Prior)}
     path = config["class_path"]
-    matches = [kind for full, kind in known.items() if path in (full, full.rpartition(".")[2])]
+    # A config may name a class by where it is re-exported ("lightning_mip.Uniform"), or by its bare name.
+    named = [kind for kind in known.values() if kind.__qualname__ == path.rpartition(".")[2]]
+    matches = [known[path]] if path in known else named
     if len(matches) != 1:
         raise ValueError(
             f"h[{name!r}] names the prior {path!r}, which is not imported; known are {', '.join(sorted(known))}. "
@@ -449,6 +454,14 @@ def _torch_distribution(name: str, path: str) -> type[Distribution]:
     if not (isinstance(kind, type) and issubclass(kind, Distribution)):
         raise ValueError(f"h[{name!r}] names {path!r}, which is not a class of torch.distributions.")
     return kind
+
+
+def _unchecked(distribution: Distribution) -> Distribution:
+    copied = copy.copy(distribution)
+    copied._validate_args = False
+    if isinstance(copied, TransformedDistribution):
+        copied.base_dist = _unchecked(copied.base_dist)
+    return copied
 
 
 def _subclasses(kind: type[Prior]) -> list[type[Prior]]:

@@ -1,0 +1,56 @@
+"""Splitting a batch of any structure into parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+def batch_size(batch: Any) -> int | None:
+    """Length of the first tensor with a batch dimension, None if there is none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else None
+    items = batch.values() if isinstance(batch, Mapping) else batch if _is_sequence(batch) else ()
+    return next((size for item in items if (size := batch_size(item)) is not None), None)
+
+
+def split_batch(batch: Any, parts: int) -> list[tuple[Any, int]]:
+    """Split a batch into ``parts`` of nearly equal size.
+
+    Tensors, and plain sequences as long as the batch, are split along their first dimension, in tuples, lists and
+    mappings of any depth; everything else goes to every part.
+
+    Returns:
+        (part, number of samples) of each.
+
+    Raises:
+        ValueError: the batch has fewer samples than parts.
+    """
+    size = batch_size(batch)
+    if size is None or size < parts:
+        raise ValueError(
+            f"draws_per_batch={parts} needs at least {parts} samples in a batch, but one has {size or 0}; raise the "
+            "batch size, set drop_last=True, or lower draws_per_batch."
+        )
+    bounds = [size * k // parts for k in range(parts + 1)]
+    pairs = zip(bounds[:-1], bounds[1:], strict=True)
+    return [(_slice(batch, size, low, high), high - low) for low, high in pairs]
+
+
+def _slice(item: Any, size: int, low: int, high: int) -> Any:
+    if isinstance(item, Tensor):
+        return item[low:high] if item.ndim and len(item) == size else item
+    if isinstance(item, Mapping):
+        return {key: _slice(value, size, low, high) for key, value in item.items()}
+    if not _is_sequence(item):
+        return item
+    if len(item) == size and not any(isinstance(value, (Tensor, Mapping)) or _is_sequence(value) for value in item):
+        return item[low:high]
+    values = [_slice(value, size, low, high) for value in item]
+    return type(item)(*values) if hasattr(item, "_fields") else type(item)(values)  # type: ignore[call-arg]
+
+
+def _is_sequence(item: Any) -> bool:
+    return isinstance(item, Sequence) and not isinstance(item, (str, bytes))

@@ -1,0 +1,4 @@
+"""Callbacks, one per file."""
+
+from lightning_mip.callbacks.per_h_metrics import PerHMetrics as PerHMetrics
+from lightning_mip.callbacks.sample_h import SampleH as SampleH

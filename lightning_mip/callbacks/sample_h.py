@@ -1,0 +1,85 @@
+"""SampleH: draw ``h`` for each training batch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning as L
+
+from lightning_mip.draws import STRATEGIES
+
+
+class SampleH(L.Callback):
+    """Draws ``h`` for each training batch of a `HyperLightningModule`, which adds it unless it is given.
+
+    The draw is a function of (seed, rank, training batch counter): a resumed run draws what it would have drawn, on
+    every rank, and there is no state to save. The current values appear in the progress bar.
+
+    Args:
+        seed: seed of the draws.
+        strategy: ``random``; ``sobol`` and ``stratified`` spread the draws over steps and ranks.
+        same_on_all_ranks: use rank 0's draw everywhere; by default each rank has its own.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        strategy: Literal["random", "sobol", "stratified"] = "random",
+        same_on_all_ranks: bool = False,
+    ) -> None:
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(map(repr, STRATEGIES))}.")
+        self.seed, self.strategy, self.same_on_all_ranks = seed, strategy, same_on_all_ranks
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Draw ``h`` and bring it into force."""
+        if pl_module.h_from_batch is not None:
+            h = pl_module.batch_h(batch)
+        else:
+            rank, world_size = (0, 1) if self.same_on_all_ranks else (trainer.global_rank, trainer.world_size)
+            h = pl_module.space.sample(
+                seed=self.seed,
+                rank=rank,
+                step=trainer.fit_loop.epoch_loop.total_batch_idx,
+                n=pl_module.draws_of(batch),
+                strategy=self.strategy,
+                world_size=world_size,
+            )
+        pl_module.start_batch(h)
+        if trainer.progress_bar_callback is not None and not trainer.barebones:
+            for name, value in h.items():
+                if value.ndim == 0:
+                    pl_module.log(f"h/{name}", value.float(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Drop the generated weights; ``h`` stays readable until the next batch."""
+        pl_module.end_batch()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Check, once per epoch, that the weights of the last ``h`` are finite."""
+        pl_module.check_finite()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Return to the center of the priors."""
+        pl_module.release_h()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Begin evaluation on the grid."""
+        pl_module.start_evaluation()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """End it."""
+        pl_module.end_evaluation()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Begin evaluation on the grid."""
+        pl_module.start_evaluation()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """End it."""
+        pl_module.end_evaluation()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Leave the module as it was before the run."""
+        pl_module.end_evaluation()
+        pl_module.release_h()

@@ -1,0 +1,37 @@
+"""Command line: ``lightning-mip fit --config run.yaml``, or ``python -m lightning_mip``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import lightning as L
+from lightning.pytorch.cli import LightningCLI
+
+# Importing makes the short class names known to the parser: priors, callbacks.
+import lightning_mip  # noqa: F401
+
+
+def main(args: Sequence[str] | None = None) -> LightningCLI:
+    """Run a command.
+
+    Args:
+        args: the command line, without the program's name; None takes ``sys.argv``.
+
+    Returns:
+        The CLI after the run, with ``trainer``, ``model`` and ``datamodule``.
+    """
+    # Unlike `python -m`, a console script does not look for the user's modules in the working directory.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    return LightningCLI(
+        L.LightningModule,
+        L.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"prog": "lightning-mip"},
+        args=None if args is None else list(args),
+    )

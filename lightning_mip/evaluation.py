@@ -1,0 +1,195 @@
+"""Evaluation at every ``h`` of a grid through a LightningModule's own hooks, which know nothing of it.
+
+While a hook runs at one ``h``, the module holds the metrics and lists of that ``h``, and what it logs is renamed:
+``val_loss`` becomes ``val_loss/lam=0.25``. The mean over the grid is logged under the plain name, so checkpoints, early
+stopping and schedulers need no change.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from lightning_mip.injection import Generated, Injector
+from lightning_mip.metrics import MeanOfMetrics
+
+# Weights of all grid points are kept between batches up to this size, so that each is generated once per evaluation.
+KEEP_BYTES = 2**30
+
+
+class GridEvaluation:
+    """One evaluation run of a module on a grid of ``h``.
+
+    Lists, dicts, sets, numbers and tensors that are public attributes of the module, and its metrics, exist once per
+    grid point; at the end the module keeps those of the middle point.
+
+    Args:
+        module: the LightningModule.
+        injector: of its primary network.
+        grid: the values of ``h``.
+        enter: called with each ``h`` as it comes into force (to bind hyperparameters, say); a context manager.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        injector: Injector,
+        grid: Sequence[Mapping[str, Tensor]],
+        enter: Callable[[Mapping[str, Tensor]], Any] | None = None,
+    ) -> None:
+        self.module, self.injector, self.grid, self.enter = module, injector, list(grid), enter
+        self.labels = [injector.hypernet.space.label(h) for h in self.grid]
+        _check_labels(self.labels)
+        self._metrics = [key for key, _ in _metrics(module)]
+        state = self._state()
+        self._states = [state.clone() for _ in self.grid]
+        self._kept: dict[int, Generated] = {}
+        self._active = False
+
+    @property
+    def active(self) -> bool:
+        """Whether a hook is running at one ``h``."""
+        return self._active
+
+    def run(self, hook: Callable[[], Any]) -> list[Any]:
+        """Run a hook once per grid point and log the means of what it logs; returns its outputs."""
+        logs = _Logs(self.module.log, self.labels)
+        outputs = []
+        for index in range(len(self.grid)):
+            with self._at(index, logs):
+                outputs.append(hook())
+        logs.log_means()
+        return outputs
+
+    def close(self) -> None:
+        """Give the module back its own metrics, and the lists and numbers of the middle grid point."""
+        self._states[len(self._states) // 2].install(self.module, metrics=False)
+        self._kept.clear()
+
+    @contextmanager
+    def _at(self, index: int, logs: _Logs) -> Iterator[None]:
+        h = self.grid[index]
+        outer = self._state()
+        self._states[index].install(self.module)
+        self._active = True
+        self.module.__dict__["log"] = logs.at(index)
+        try:
+            with self.injector.at(h, self._kept.get(index)) as generated:
+                if generated is not None and generated.nbytes * len(self.grid) <= KEEP_BYTES:
+                    self._kept[index] = generated
+                with self.enter(h) if self.enter else _nothing():
+                    yield
+        finally:
+            del self.module.__dict__["log"]
+            self._active = False
+            self._states[index] = self._state()
+            outer.install(self.module)
+
+    def _state(self) -> _State:
+        metrics = {(owner, name): owner._modules[name] for owner, name in self._metrics}
+        return _State(metrics, _attributes(self.module))
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+class _State:
+    """What a module accumulates during an evaluation: metrics by (owner, name), and plain public attributes."""
+
+    def __init__(self, metrics: dict[tuple[nn.Module, str], Any], attributes: dict[str, Any]) -> None:
+        self.metrics, self.attributes = metrics, attributes
+
+    def clone(self) -> _State:
+        """A fresh copy: metrics reset, containers and tensors copied."""
+        metrics = {}
+        for key, metric in self.metrics.items():
+            metrics[key] = metric.clone()
+            metrics[key].reset()
+        return _State(metrics, {name: _copied(value) for name, value in self.attributes.items()})
+
+    def install(self, module: nn.Module, metrics: bool = True) -> None:
+        for name in _attributes(module):
+            if name not in self.attributes:
+                del module.__dict__[name]
+        module.__dict__.update(self.attributes)
+        if metrics:
+            for (owner, name), metric in self.metrics.items():
+                owner._modules[name] = metric
+
+
+class _Logs:
+    """Stands in for ``module.log``: renames per ``h`` and collects the values whose mean is logged at the end."""
+
+    def __init__(self, log: Callable[..., None], labels: Sequence[str]) -> None:
+        self.log, self.labels = log, labels
+        self.values: dict[str, list[Any]] = {}
+        self.arguments: dict[str, dict[str, Any]] = {}
+
+    def at(self, index: int) -> Callable[..., None]:
+        def log(name: str, value: Any, prog_bar: bool = False, logger: bool | None = None, **arguments: Any) -> None:
+            arguments["logger"] = logger
+            if isinstance(value, Metric):
+                # Lightning looks the attribute up once and would not know a clone that stands in its place.
+                arguments["metric_attribute"] = f"{name}/{self.labels[index]}"
+            self.log(f"{name}/{self.labels[index]}", value, prog_bar=False, **arguments)
+            self.values.setdefault(name, []).append(value)
+            self.arguments[name] = {**arguments, "prog_bar": prog_bar}
+
+        return log
+
+    def log_means(self) -> None:
+        for name, values in self.values.items():
+            arguments = self.arguments[name]
+            if isinstance(values[0], Metric):
+                arguments["metric_attribute"] = name
+                mean: Any = MeanOfMetrics(values)
+                mean.update()
+            else:
+                mean = torch.stack([torch.as_tensor(value).detach().float() for value in values]).mean()
+            self.log(name, mean, **arguments)
+
+
+def _metrics(module: nn.Module) -> Iterator[tuple[tuple[nn.Module, str], nn.Module]]:
+    for name, child in module._modules.items():
+        if isinstance(child, (Metric, MetricCollection)):
+            yield (module, name), child
+        elif child is not None:
+            yield from _metrics(child)
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if not name.startswith("_") and _accumulates(value)}
+
+
+def _accumulates(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return not isinstance(value, nn.Parameter)
+    return isinstance(value, (list, dict, set, deque, int, float)) and not isinstance(value, bool)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        copy = value.copy()
+        copy.update({key: _copied(item) for key, item in value.items()})
+        return copy
+    if isinstance(value, (list, set, deque)):
+        return type(value)(_copied(item) for item in value)
+    return value
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    twice = {label for label in labels if labels.count(label) > 1}
+    if twice:
+        raise ValueError(f"The grid of h has {min(twice)} more than once; metric names would collide. Drop the doubles.")
+    if not labels:
+        raise ValueError("The grid of h is empty, expected at least one value.")

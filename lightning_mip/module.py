@@ -1,0 +1,361 @@
+"""HyperLightningModule: the base class of a task whose primary network is hypernetized."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, TypeVar
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.parsing import collect_init_args
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from lightning_mip.batches import batch_size, split_batch
+from lightning_mip.callbacks.sample_h import SampleH
+from lightning_mip.evaluation import GridEvaluation
+from lightning_mip.hypernetize import hypernetize
+from lightning_mip.hypernetwork import HyperNetwork
+from lightning_mip.injection import Injector, the_injector
+from lightning_mip.per_sample import run_per_sample
+from lightning_mip.priors import Prior
+from lightning_mip.selection import select
+from lightning_mip.space import HSpace
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+_PLAIN = (bool, int, float, str, type(None))
+# Evaluating each batch at more values of h than this deserves a word.
+_MANY = 100
+
+
+class HyperLightningModule(L.LightningModule):
+    """A LightningModule around a hypernetized primary network: subclass it and write the steps once, for one ``h``.
+
+    In training, `SampleH` draws ``h`` for each batch. In validation and test, each batch is evaluated at every ``h`` of
+    a grid: ``self.log("val_loss", ...)`` gives ``val_loss/lam=0``, ``val_loss/lam=0.25``, ... and ``val_loss``, the mean
+    over the grid. In a step, ``self(x)`` is the primary with the weights of the current ``h``, and ``self.h`` is that
+    ``h``. For modules of ``lightning.pytorch``; the plug-in callback serves both namespaces.
+
+    Args:
+        primary: the network to hypernetize; its parameters become theta0.
+        h: component name -> prior.
+        hypernet: arguments of `HyperNetwork` as a mapping, something called with (space, shapes) that makes one, or one
+            made before.
+        include: which parameters are generated, as in `hypernetize`.
+        exclude: which are not.
+        optimizer: makes the optimizer from all parameters.
+        lr_scheduler: makes the scheduler from the optimizer.
+        eval_grid: values of ``h`` in validation and test: points per component, or a list of mappings.
+        predict_h: ``h`` of ``predict_step``; None for the center of the priors, ``"grid"`` for a dict of the outputs
+            at all values of ``eval_grid``.
+        draws_per_batch: K > 1 splits each training batch in K parts, each with its own ``h``; the loss is the mean over
+            the samples. Less variance of the gradient from the same number of samples.
+        per_sample: give each training sample its own ``h``, by ``torch.vmap``; ``self.h["lam"]`` has shape (B,).
+        h_from_batch: take ``h`` from the batch instead of drawing it: a function of the batch that returns a mapping, or
+            the key of the batch that holds one. Evaluation then runs once per batch, at its own ``h``.
+
+    Checkpoints hold plain data only. A module configured by LightningCLI is rebuilt by ``load_from_checkpoint(path)``;
+    one made in Python takes again what cannot be plain data: ``load_from_checkpoint(path, primary=UNet())``.
+    """
+
+    def __init__(
+        self,
+        primary: nn.Module,
+        h: dict[str, Prior],
+        *,
+        hypernet: Callable[[HSpace, dict[str, torch.Size]], HyperNetwork] | dict[str, Any] | None = None,
+        include: str | list[str] = "*",
+        exclude: str | list[str] = (),  # type: ignore[assignment]
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        eval_grid: int | list[dict[str, Any]] = 5,
+        predict_h: dict[str, Any] | Literal["grid"] | None = None,
+        draws_per_batch: int = 1,
+        per_sample: bool = False,
+        h_from_batch: str | Callable[[Any], Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        if draws_per_batch < 1 or (draws_per_batch > 1 and (per_sample or h_from_batch is not None)):
+            raise ValueError(
+                f"draws_per_batch is {draws_per_batch}, expected at least 1, and 1 with per_sample or h_from_batch."
+            )
+        space = h if isinstance(h, HSpace) else HSpace(h)
+        self._save_plain_hyperparameters(inspect.currentframe(), space)
+        self.primary = primary
+        self.hypernet = _attach(primary, space, hypernet, include, exclude)
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.eval_grid, self.predict_h = eval_grid, predict_h
+        self.draws_per_batch, self.per_sample, self.h_from_batch = draws_per_batch, per_sample, h_from_batch
+        self._injector = the_injector(primary)
+        # The value in force where nothing draws one: learning rate finder, model summary, a call by hand.
+        self._injector.h = space.center()
+        self._draws: list[dict[str, Tensor]] = []
+        self._current: dict[str, Tensor] | None = None
+        self._evaluation: GridEvaluation | None = None
+        self._grid = self._checked_grid()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Wrap the steps that the subclass writes, so that each runs at the right ``h``."""
+        super().__init_subclass__(**kwargs)
+        for name, wrapper in _WRAPPERS.items():
+            if name in cls.__dict__:
+                setattr(cls, name, wrapper(cls.__dict__[name]))
+
+    @property
+    def space(self) -> HSpace:
+        """The priors of ``h``."""
+        return self.hypernet.space
+
+    @property
+    def h(self) -> dict[str, Tensor]:
+        """The current ``h``, on the module's device: name -> 0-dim tensor, or of shape (B,) when drawn per sample."""
+        current = self._current if self._current is not None else self._injector.h
+        return {name: value.to(self.device, non_blocking=True) for name, value in (current or {}).items()}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the primary network with the weights of the current ``h``."""
+        if self._current is None:
+            return self.primary(*args, **kwargs)
+        return run_per_sample(self._injector, self.h, args, kwargs)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Run the primary on the batch, or on its first item if it is a tuple or list."""
+        return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimize theta0 and the hypernetwork together."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            monitor = getattr(scheduler, "monitor", "val_loss")
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+        return [optimizer], [scheduler]
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Add `SampleH` unless the user gave one."""
+        given: Iterable[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [] if any(isinstance(callback, SampleH) for callback in given) else [SampleH()]
+
+    @contextmanager
+    def at(self, h: Mapping[str, Any] | None = None, /, **components: Any) -> Iterator[None]:
+        """Use one ``h`` for ``self(x)`` and ``self.h`` inside the block."""
+        outer, self._current = self._current, None
+        try:
+            with self._injector.at({**(h or {}), **components}):
+                yield
+        finally:
+            self._current = outer
+
+    def draws_of(self, batch: Any) -> int | None:
+        """How many values of ``h`` a training batch takes; None for one without batch dimension."""
+        if self.per_sample:
+            return batch_size(batch)
+        return self.draws_per_batch if self.draws_per_batch > 1 else None
+
+    def start_batch(self, h: Mapping[str, Tensor]) -> None:
+        """Bring a training batch's ``h`` into force; called by `SampleH`."""
+        self.release_h()
+        if not _is_batched(self.space, h):
+            self._injector.use(h)
+        elif self.draws_per_batch > 1:
+            self._draws = [{name: value[k] for name, value in h.items()} for k in range(self.draws_per_batch)]
+        else:
+            self._current = self._checked_per_sample(h)
+
+    def end_batch(self) -> None:
+        """Drop the generated weights of a training batch."""
+        self._injector.clear()
+
+    def release_h(self) -> None:
+        """Return to the center of the priors."""
+        self._injector.clear()
+        self._injector.h = self.space.center()
+        self._current, self._draws = None, []
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError if the weights at the current ``h`` are not finite, naming the tensor."""
+        h = self._injector.h
+        if h is not None:
+            with torch.no_grad():
+                self._injector.check_finite(self._injector.weights(h), h)
+
+    def start_evaluation(self) -> None:
+        """Begin a validation or test run on the grid; called by `SampleH`."""
+        self.release_h()
+        if self.h_from_batch is None:
+            self._evaluation = GridEvaluation(self, self._injector, self._grid)
+
+    def end_evaluation(self) -> None:
+        """End it."""
+        if self._evaluation is not None:
+            self._evaluation.close()
+        self._evaluation = None
+
+    def batch_h(self, batch: Any) -> dict[str, Tensor]:
+        """Take ``h`` from a batch, as ``h_from_batch`` says."""
+        source = self.h_from_batch
+        found = source(batch) if callable(source) else _item(batch, source)
+        if not isinstance(found, Mapping):
+            found = dict.fromkeys(self.space, found) if len(self.space) == 1 else found
+        if not isinstance(found, Mapping):
+            raise TypeError(
+                f"h_from_batch gave {type(found).__name__}, expected a mapping with {', '.join(self.space)}."
+            )
+        return self.space.tensors(found)
+
+    @contextmanager
+    def _batch_at(self, h: Mapping[str, Tensor]) -> Iterator[None]:
+        """Bring a batch's ``h`` into force, one value or one per sample."""
+        if not _is_batched(self.space, h):
+            with self._injector.at(h):
+                yield
+            return
+        self._current = self._checked_per_sample(h)
+        try:
+            yield
+        finally:
+            self._current = None
+
+    def _checked_per_sample(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not self.per_sample:
+            raise ValueError(
+                f"h has one value per sample ({', '.join(f'{k}: {tuple(v.shape)}' for k, v in h.items())}); set "
+                "per_sample=True, or give one value per batch."
+            )
+        return dict(h)
+
+    def _checked_grid(self) -> list[dict[str, Tensor]]:
+        given = self.eval_grid
+        grid = self.space.grid(given) if isinstance(given, int) else [self.space.tensors(h) for h in given]
+        if isinstance(given, int) and len(grid) > _MANY:
+            warnings.warn(
+                f"eval_grid={given} points per component make {len(grid)} values of h, and each evaluation batch is run "
+                "at all of them; give a shorter list of h as eval_grid.",
+                stacklevel=3,
+            )
+        return grid
+
+    def _save_plain_hyperparameters(self, frame: Any, space: HSpace) -> None:
+        """Save the arguments of the subclass that are plain data, and ``h`` as such."""
+        given = {name: value for part in collect_init_args(frame, []) for name, value in part.items()}
+        self.save_hyperparameters(ignore=[name for name, value in given.items() if not _is_plain(value)], frame=frame)
+        if "_instantiator" in self.hparams:  # LightningCLI: its config is plain and complete
+            self.save_hyperparameters()
+        else:
+            self.save_hyperparameters({"h": space.config()})
+
+
+def _attach(
+    primary: nn.Module, space: HSpace, hypernet: Any, include: str | list[str], exclude: str | list[str]
+) -> HyperNetwork:
+    arguments: dict[str, Any] = {"include": include, "exclude": exclude}
+    if isinstance(hypernet, Mapping):
+        arguments |= dict(hypernet)
+    elif isinstance(hypernet, HyperNetwork):
+        arguments["hypernet"] = hypernet
+    elif hypernet is not None:
+        names = select(primary, include, exclude)
+        arguments["hypernet"] = hypernet(space, {name: primary.get_parameter(name).shape for name in names})
+    return hypernetize(primary, space, **arguments)
+
+
+def _training_step(step: _Method) -> _Method:
+    """Run the user's step once, or once per draw on a part of the batch."""
+
+    @functools.wraps(step)
+    def run(self: HyperLightningModule, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        draws = self._draws
+        if len(draws) < 2 or self._injector.active:
+            return step(self, batch, *args, **kwargs)
+        outputs, sizes = [], []
+        for h, (part, size) in zip(draws, split_batch(batch, len(draws)), strict=True):
+            with self._injector.at(h):
+                outputs.append(step(self, part, *args, **kwargs))
+            sizes.append(size)
+        return _mean_loss(outputs, sizes)
+
+    return run  # type: ignore[return-value]
+
+
+def _evaluation_step(step: _Method) -> _Method:
+    """Run the user's hook at every ``h`` of the grid, or at the batch's own ``h``."""
+
+    @functools.wraps(step)
+    def run(self: HyperLightningModule, *args: Any, **kwargs: Any) -> Any:
+        evaluation = self._evaluation
+        if evaluation is None or evaluation.active:
+            context = self._batch_at(self.batch_h(args[0])) if args and self.h_from_batch else nullcontext()
+            with context:
+                return step(self, *args, **kwargs)
+        return evaluation.run(functools.partial(step, self, *args, **kwargs))
+
+    return run  # type: ignore[return-value]
+
+
+def _predict_step(step: _Method) -> _Method:
+    """Run the user's step at ``predict_h``."""
+
+    @functools.wraps(step)
+    def run(self: HyperLightningModule, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.h_from_batch is not None:
+            with self._batch_at(self.batch_h(batch)):
+                return step(self, batch, *args, **kwargs)
+        if self.predict_h == "grid":
+            outputs = {}
+            for h in self._grid:
+                with self._injector.at(h):
+                    outputs[self.space.label(h)] = step(self, batch, *args, **kwargs)
+            return outputs
+        with self._injector.at(self.space.center() if self.predict_h is None else self.predict_h):
+            return step(self, batch, *args, **kwargs)
+
+    return run  # type: ignore[return-value]
+
+
+_WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "training_step": _training_step,
+    "validation_step": _evaluation_step,
+    "test_step": _evaluation_step,
+    "on_validation_epoch_start": _evaluation_step,
+    "on_validation_epoch_end": _evaluation_step,
+    "on_test_epoch_start": _evaluation_step,
+    "on_test_epoch_end": _evaluation_step,
+    "predict_step": _predict_step,
+}
+HyperLightningModule.predict_step = _predict_step(HyperLightningModule.predict_step)  # type: ignore[method-assign]
+
+
+def _mean_loss(outputs: Sequence[Any], sizes: Sequence[int]) -> Any:
+    """Mean of the parts' losses, by their numbers of samples."""
+    losses = [output["loss"] if isinstance(output, Mapping) else output for output in outputs]
+    used = [(loss, size) for loss, size in zip(losses, sizes, strict=True) if loss is not None]
+    if not used:
+        return None
+    return sum(loss * size for loss, size in used) / sum(size for _, size in used)
+
+
+def _item(batch: Any, key: Any) -> Any:
+    try:
+        return batch[key]
+    except (KeyError, TypeError, IndexError) as error:
+        found = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
+        raise ValueError(f"h_from_batch is {key!r}, but the batch has no such key: it is {found}.") from error
+
+
+def _is_batched(space: HSpace, h: Mapping[str, Tensor]) -> bool:
+    return any(value.ndim > len(space[name].event_shape) for name, value in h.items())
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN) or type(value) is Tensor
