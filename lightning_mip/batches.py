@@ -49,7 +49,7 @@ def _slice(item: Any, size: int, low: int, high: int) -> Any:
     if len(item) == size and not any(isinstance(value, (Tensor, Mapping)) or _is_sequence(value) for value in item):
         return item[low:high]
     values = [_slice(value, size, low, high) for value in item]
-    return type(item)(*values) if hasattr(item, "_fields") else type(item)(values)  # type: ignore[call-arg]
+    return type(item)(*values) if hasattr(item, "_fields") else type(item)(values)
 
 
 def _is_sequence(item: Any) -> bool:

@@ -16,9 +16,7 @@ STRATA = 16
 _MARGIN = 2.0**-32
 
 
-def uniforms(
-    strategy: str, dimensions: int, n: int, *, seed: int, rank: int, step: int, world_size: int = 1
-) -> Tensor:
+def uniforms(strategy: str, dimensions: int, n: int, *, seed: int, rank: int, step: int, world_size: int = 1) -> Tensor:
     """Draw ``n`` points of the unit cube.
 
     Args:

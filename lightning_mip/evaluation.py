@@ -190,6 +190,8 @@ def _copied(value: Any) -> Any:
 def _check_labels(labels: Sequence[str]) -> None:
     twice = {label for label in labels if labels.count(label) > 1}
     if twice:
-        raise ValueError(f"The grid of h has {min(twice)} more than once; metric names would collide. Drop the doubles.")
+        raise ValueError(
+            f"The grid of h has {min(twice)} more than once; metric names would collide. Drop the doubles."
+        )
     if not labels:
         raise ValueError("The grid of h is empty, expected at least one value.")

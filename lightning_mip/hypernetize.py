@@ -212,7 +212,9 @@ def _check_fits(
 
 
 def _warn_of_batch_norm(module: nn.Module) -> None:
-    mixed = [name for name, child in module.named_modules() if isinstance(child, _BatchNorm) and child.track_running_stats]
+    mixed = [
+        name for name, child in module.named_modules() if isinstance(child, _BatchNorm) and child.track_running_stats
+    ]
     if mixed:
         shown = ", ".join(mixed[:5]) + (f" and {len(mixed) - 5} more" if len(mixed) > 5 else "")
         warnings.warn(
@@ -256,7 +258,9 @@ def _inputs(module: nn.Module, batch: Any) -> tuple[Any, ...]:
     if not isinstance(batch, (tuple, list)):
         return (batch,)
     parameters = inspect.signature(module.forward).parameters.values()
-    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [
+        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
     return tuple(batch[: max(len(required), 1)])
 
 

@@ -143,7 +143,9 @@ class HyperNetwork(nn.Module):
                     for name in differing[:3]
                 )
                 more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
-                raise ValueError(f"The checkpoint is of another hypernetwork: {listed}{more}. Build the same one first.")
+                raise ValueError(
+                    f"The checkpoint is of another hypernetwork: {listed}{more}. Build the same one first."
+                )
         if list(mine["encoding"]) != list(state["encoding"]):
             raise ValueError(
                 f"The checkpoint is of another hypernetwork: its encoding is {state['encoding']}, here it is "

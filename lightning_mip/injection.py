@@ -21,7 +21,7 @@ from lightning_mip.selection import split_name
 
 
 class _Mark:
-    """Tells whether a backward has used the weights, after which an optimizer may have changed what they are made of."""
+    """Tells whether a backward has used the weights: an optimizer may then have changed what they are made of."""
 
     spent = False
 
@@ -223,9 +223,7 @@ class Injector:
 
     def _versions(self) -> tuple[int, ...]:
         return tuple(
-            p._version
-            for p in (*self.hypernet.parameters(), *map(self._parameter, self.names))
-            if not p.is_inference()
+            p._version for p in (*self.hypernet.parameters(), *map(self._parameter, self.names)) if not p.is_inference()
         )
 
     def _install(self, weights: Mapping[str, Tensor]) -> None:

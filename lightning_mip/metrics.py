@@ -91,7 +91,7 @@ class PerH(WrapperMetric):
             raise TypeError(f"Expected argument `metric` to be a torchmetrics Metric, but got {metric!r}.")
         self.name, self.prior, self.bins = name, prior, bins
         self.labels = bin_labels(name, prior, bins)
-        self.metrics = nn.ModuleList(metric.clone() for _ in self.labels)
+        self.metrics: Sequence[Metric] = nn.ModuleList(metric.clone() for _ in self.labels)  # type: ignore[assignment]
         self.add_state("count", torch.zeros(len(self.labels)), dist_reduce_fx="sum")
 
     def update(self, *args: Any, h: Any, **kwargs: Any) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -16,18 +15,18 @@ from lightning.pytorch.utilities.parsing import collect_init_args
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lightning_mip.batches import batch_size, split_batch
+from lightning_mip.batches import batch_size
 from lightning_mip.callbacks.sample_h import SampleH
 from lightning_mip.evaluation import GridEvaluation
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
-from lightning_mip.injection import Injector, the_injector
+from lightning_mip.injection import the_injector
 from lightning_mip.per_sample import run_per_sample
 from lightning_mip.priors import Prior
 from lightning_mip.selection import select
 from lightning_mip.space import HSpace
+from lightning_mip.steps import WRAPPERS, at_predict_h
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 _PLAIN = (bool, int, float, str, type(None))
 # Evaluating each batch at more values of h than this deserves a word.
 _MANY = 100
@@ -37,9 +36,9 @@ class HyperLightningModule(L.LightningModule):
     """A LightningModule around a hypernetized primary network: subclass it and write the steps once, for one ``h``.
 
     In training, `SampleH` draws ``h`` for each batch. In validation and test, each batch is evaluated at every ``h`` of
-    a grid: ``self.log("val_loss", ...)`` gives ``val_loss/lam=0``, ``val_loss/lam=0.25``, ... and ``val_loss``, the mean
-    over the grid. In a step, ``self(x)`` is the primary with the weights of the current ``h``, and ``self.h`` is that
-    ``h``. For modules of ``lightning.pytorch``; the plug-in callback serves both namespaces.
+    a grid: ``self.log("val_loss", ...)`` gives ``val_loss/lam=0``, ``val_loss/lam=0.25``, ... and ``val_loss``, the
+    mean over the grid. In a step, ``self(x)`` is the primary with the weights of the current ``h``, and ``self.h`` is
+    that ``h``. Works with the ``lightning.pytorch`` namespace.
 
     Args:
         primary: the network to hypernetize; its parameters become theta0.
@@ -56,8 +55,8 @@ class HyperLightningModule(L.LightningModule):
         draws_per_batch: K > 1 splits each training batch in K parts, each with its own ``h``; the loss is the mean over
             the samples. Less variance of the gradient from the same number of samples.
         per_sample: give each training sample its own ``h``, by ``torch.vmap``; ``self.h["lam"]`` has shape (B,).
-        h_from_batch: take ``h`` from the batch instead of drawing it: a function of the batch that returns a mapping, or
-            the key of the batch that holds one. Evaluation then runs once per batch, at its own ``h``.
+        h_from_batch: take ``h`` from the batch instead of drawing it: a function of the batch that returns a mapping,
+            or the key of the batch that holds one. Evaluation then runs once per batch, at its own ``h``.
 
     Checkpoints hold plain data only. A module configured by LightningCLI is rebuilt by ``load_from_checkpoint(path)``;
     one made in Python takes again what cannot be plain data: ``load_from_checkpoint(path, primary=UNet())``.
@@ -102,7 +101,7 @@ class HyperLightningModule(L.LightningModule):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Wrap the steps that the subclass writes, so that each runs at the right ``h``."""
         super().__init_subclass__(**kwargs)
-        for name, wrapper in _WRAPPERS.items():
+        for name, wrapper in WRAPPERS.items():
             if name in cls.__dict__:
                 setattr(cls, name, wrapper(cls.__dict__[name]))
 
@@ -123,6 +122,7 @@ class HyperLightningModule(L.LightningModule):
             return self.primary(*args, **kwargs)
         return run_per_sample(self._injector, self.h, args, kwargs)
 
+    @at_predict_h
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Run the primary on the batch, or on its first item if it is a tuple or list."""
         return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
@@ -236,8 +236,8 @@ class HyperLightningModule(L.LightningModule):
         grid = self.space.grid(given) if isinstance(given, int) else [self.space.tensors(h) for h in given]
         if isinstance(given, int) and len(grid) > _MANY:
             warnings.warn(
-                f"eval_grid={given} points per component make {len(grid)} values of h, and each evaluation batch is run "
-                "at all of them; give a shorter list of h as eval_grid.",
+                f"eval_grid={given} points per component make {len(grid)} values of h, and each evaluation batch is "
+                "run at all of them; give a shorter list of h as eval_grid.",
                 stacklevel=3,
             )
         return grid
@@ -264,81 +264,6 @@ def _attach(
         names = select(primary, include, exclude)
         arguments["hypernet"] = hypernet(space, {name: primary.get_parameter(name).shape for name in names})
     return hypernetize(primary, space, **arguments)
-
-
-def _training_step(step: _Method) -> _Method:
-    """Run the user's step once, or once per draw on a part of the batch."""
-
-    @functools.wraps(step)
-    def run(self: HyperLightningModule, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        draws = self._draws
-        if len(draws) < 2 or self._injector.active:
-            return step(self, batch, *args, **kwargs)
-        outputs, sizes = [], []
-        for h, (part, size) in zip(draws, split_batch(batch, len(draws)), strict=True):
-            with self._injector.at(h):
-                outputs.append(step(self, part, *args, **kwargs))
-            sizes.append(size)
-        return _mean_loss(outputs, sizes)
-
-    return run  # type: ignore[return-value]
-
-
-def _evaluation_step(step: _Method) -> _Method:
-    """Run the user's hook at every ``h`` of the grid, or at the batch's own ``h``."""
-
-    @functools.wraps(step)
-    def run(self: HyperLightningModule, *args: Any, **kwargs: Any) -> Any:
-        evaluation = self._evaluation
-        if evaluation is None or evaluation.active:
-            context = self._batch_at(self.batch_h(args[0])) if args and self.h_from_batch else nullcontext()
-            with context:
-                return step(self, *args, **kwargs)
-        return evaluation.run(functools.partial(step, self, *args, **kwargs))
-
-    return run  # type: ignore[return-value]
-
-
-def _predict_step(step: _Method) -> _Method:
-    """Run the user's step at ``predict_h``."""
-
-    @functools.wraps(step)
-    def run(self: HyperLightningModule, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.h_from_batch is not None:
-            with self._batch_at(self.batch_h(batch)):
-                return step(self, batch, *args, **kwargs)
-        if self.predict_h == "grid":
-            outputs = {}
-            for h in self._grid:
-                with self._injector.at(h):
-                    outputs[self.space.label(h)] = step(self, batch, *args, **kwargs)
-            return outputs
-        with self._injector.at(self.space.center() if self.predict_h is None else self.predict_h):
-            return step(self, batch, *args, **kwargs)
-
-    return run  # type: ignore[return-value]
-
-
-_WRAPPERS: dict[str, Callable[[Any], Any]] = {
-    "training_step": _training_step,
-    "validation_step": _evaluation_step,
-    "test_step": _evaluation_step,
-    "on_validation_epoch_start": _evaluation_step,
-    "on_validation_epoch_end": _evaluation_step,
-    "on_test_epoch_start": _evaluation_step,
-    "on_test_epoch_end": _evaluation_step,
-    "predict_step": _predict_step,
-}
-HyperLightningModule.predict_step = _predict_step(HyperLightningModule.predict_step)  # type: ignore[method-assign]
-
-
-def _mean_loss(outputs: Sequence[Any], sizes: Sequence[int]) -> Any:
-    """Mean of the parts' losses, by their numbers of samples."""
-    losses = [output["loss"] if isinstance(output, Mapping) else output for output in outputs]
-    used = [(loss, size) for loss, size in zip(losses, sizes, strict=True) if loss is not None]
-    if not used:
-        return None
-    return sum(loss * size for loss, size in used) / sum(size for _, size in used)
 
 
 def _item(batch: Any, key: Any) -> Any:

@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch.distributions import Distribution, TransformedDistribution
 
 # Rounding slack of the support checks: a float64 bound, stored as a float32 h, must stay inside.
 _SLACK = 1e-6
+_T = TypeVar("_T")
 
 
 class Prior(ABC):
@@ -190,11 +191,13 @@ class Normal(Prior):
 
     def cdf(self, h: Tensor) -> Tensor:
         """Standard normal CDF of ``(h - mean) / std``."""
-        return torch.special.ndtr((h - self.mean) / self.std)
+        u: Tensor = torch.special.ndtr((h - self.mean) / self.std)
+        return u
 
     def icdf(self, u: Tensor) -> Tensor:
         """Quantile ``mean + std * Phi^-1(u)``."""
-        return self.mean + self.std * torch.special.ndtri(u)
+        quantile: Tensor = torch.special.ndtri(u)
+        return self.mean + self.std * quantile
 
     def contains(self, h: Tensor) -> Tensor:
         """Whether the value is finite."""
@@ -223,7 +226,9 @@ class Categorical(Prior):
         given = self.values
         numbers = tuple(range(given)) if isinstance(given, int) else tuple(given)
         if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
-            raise TypeError(f"Categorical({given!r}): expected finite numbers; for names, use their positions 0, 1, ...")
+            raise TypeError(
+                f"Categorical({given!r}): expected finite numbers; for names, use their positions 0, 1, ..."
+            )
         if not numbers or len(set(numbers)) < len(numbers):
             raise ValueError(f"Categorical({given!r}): expected at least one value, each of them once.")
         object.__setattr__(self, "values", numbers)
@@ -233,7 +238,8 @@ class Categorical(Prior):
         return table if like is None else table.to(like)
 
     def _index(self, h: Tensor) -> Tensor:
-        return (h.unsqueeze(-1) - self._table(h)).abs().argmin(-1)
+        distances: Tensor = (h.unsqueeze(-1) - self._table(h)).abs()
+        return distances.argmin(-1)
 
     def cdf(self, h: Tensor) -> Tensor:
         """``(k + 1) / n`` for the k-th value, in the listed order."""
@@ -391,8 +397,9 @@ class FromTorch(Prior):
 
     def contains(self, h: Tensor) -> Tensor:
         """The distribution's own support check."""
-        support: torch.distributions.constraints.Constraint = self.distribution.support  # type: ignore[assignment]
-        return torch.isfinite(h) & support.check(h)
+        support: Any = self.distribution.support
+        inside: Tensor = torch.isfinite(h) & support.check(h)
+        return inside
 
     def grid(self, n: int) -> Tensor:
         """Equally likely steps: quantiles from end to end where both ends are finite, else at ``(i + 1/2) / n``."""
@@ -430,7 +437,8 @@ def as_prior(name: str, value: Prior | Distribution | Mapping[str, Any]) -> Prio
 
 
 def _from_config(name: str, config: Mapping[str, Any]) -> Prior:
-    known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in _subclasses(Prior)}
+    kinds = _subclasses(Prior)  # type: ignore[type-abstract]
+    known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in kinds}
     path = config["class_path"]
     # A config may name a class by where it is re-exported ("lightning_mip.Uniform"), or by its bare name.
     named = [kind for kind in known.values() if kind.__qualname__ == path.rpartition(".")[2]]
@@ -464,7 +472,7 @@ def _unchecked(distribution: Distribution) -> Distribution:
     return copied
 
 
-def _subclasses(kind: type[Prior]) -> list[type[Prior]]:
+def _subclasses(kind: type[_T]) -> list[type[_T]]:
     return [found for child in kind.__subclasses__() for found in (child, *_subclasses(child))]
 
 

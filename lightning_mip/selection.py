@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Iterable
 
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedParameter
 
 Pattern = str | type[nn.Module] | nn.Parameter
 Patterns = Pattern | Iterable[Pattern]
@@ -55,9 +55,8 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _matched(module: nn.Module, groups: dict[str, list[str]], argument: str, patterns: Patterns) -> set[str]:
-    single = isinstance(patterns, (str, type, nn.Parameter))
     found: set[str] = set()
-    for pattern in [patterns] if single else patterns:  # type: ignore[list-item, union-attr]
+    for pattern in [patterns] if isinstance(patterns, (str, type, nn.Parameter)) else patterns:
         hits = {name for name, group in groups.items() if _matches(module, pattern, group)}
         if not hits and not (argument == "include" and pattern == "*"):
             raise ValueError(_nothing(argument, pattern, groups))
@@ -98,9 +97,13 @@ def _listing(groups: Iterable[str]) -> str:
 def _check_generable(module: nn.Module, name: str) -> None:
     parameter = module.get_parameter(name)
     owner = type(module.get_submodule(split_name(name)[0])).__name__
-    if isinstance(parameter, UninitializedTensorMixin):
+    if isinstance(parameter, UninitializedParameter):
         raise TypeError(f"{name} of the lazy {owner} has no shape yet; run the network once on a batch first.")
     if not parameter.is_floating_point():
-        raise TypeError(f"{name} has dtype {parameter.dtype}, which cannot be generated; exclude={name!r} leaves it out.")
+        raise TypeError(
+            f"{name} has dtype {parameter.dtype}, which cannot be generated; exclude={name!r} leaves it out."
+        )
     if "ScriptModule" in owner:
-        raise TypeError(f"{name} belongs to a scripted module, whose weights are fixed; exclude={name!r} leaves it out.")
+        raise TypeError(
+            f"{name} belongs to a scripted module, whose weights are fixed; exclude={name!r} leaves it out."
+        )

@@ -20,9 +20,9 @@ from lightning_mip.space import HSpace
 class PerHMetrics(L.Callback):
     """Logs every scalar that ``training_step`` logs, by bins of each component of ``h``, once per epoch.
 
-    ``self.log("train_loss", ...)`` gives ``train_loss/lam=0..0.125``, ... beside ``train_loss``. Bins are equally likely
-    under the prior; empty ones are not logged. Under DDP the bins of all ranks are combined. `PerH` metrics of the
-    module are logged and reset too.
+    ``self.log("train_loss", ...)`` gives ``train_loss/lam=0..0.125``, ... beside ``train_loss``. Bins are equally
+    likely under the prior; empty ones are not logged. Under DDP the bins of all ranks are combined. `PerH` metrics of
+    the module are logged and reset too.
 
     Args:
         bins: bins per component; Categorical components have one per class.
@@ -39,7 +39,9 @@ class PerHMetrics(L.Callback):
         """Start a new epoch's means."""
         self._means = {}
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Listen to what the step logs."""
         pl_module.__dict__["log"] = functools.partial(self._log, pl_module)
 
