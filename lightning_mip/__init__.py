@@ -1,5 +1,6 @@
 """Hypernetworks for PyTorch Lightning: one training run, every value of the dial."""
 
+from lightning_mip.callbacks import Hypernetize as Hypernetize
 from lightning_mip.callbacks import PerHMetrics as PerHMetrics
 from lightning_mip.callbacks import SampleH as SampleH
 from lightning_mip.hypernetize import dehypernetize as dehypernetize

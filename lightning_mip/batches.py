@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def split_batch(batch: Any, parts: int) -> list[tuple[Any, int]]:
             "batch size, set drop_last=True, or lower draws_per_batch."
         )
     bounds = [size * k // parts for k in range(parts + 1)]
-    pairs = zip(bounds[:-1], bounds[1:], strict=True)
+    pairs = itertools.pairwise(bounds)
     return [(_slice(batch, size, low, high), high - low) for low, high in pairs]
 
 

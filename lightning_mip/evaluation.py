@@ -7,6 +7,7 @@ stopping and schedulers need no change.
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +19,12 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_mip.injection import Generated, Injector
 from lightning_mip.metrics import MeanOfMetrics
+from lightning_mip.space import HSpace
 
 # Weights of all grid points are kept between batches up to this size, so that each is generated once per evaluation.
 KEEP_BYTES = 2**30
+# Evaluating each batch at more values of h than this deserves a word.
+_MANY = 100
 
 
 class GridEvaluation:
@@ -34,6 +38,7 @@ class GridEvaluation:
         injector: of its primary network.
         grid: the values of ``h``.
         enter: called with each ``h`` as it comes into force (to bind hyperparameters, say); a context manager.
+        plain: with a grid of one point, log under the plain names alone.
     """
 
     def __init__(
@@ -42,8 +47,9 @@ class GridEvaluation:
         injector: Injector,
         grid: Sequence[Mapping[str, Tensor]],
         enter: Callable[[Mapping[str, Tensor]], Any] | None = None,
+        plain: bool = False,
     ) -> None:
-        self.module, self.injector, self.grid, self.enter = module, injector, list(grid), enter
+        self.module, self.injector, self.grid, self.enter, self.plain = module, injector, list(grid), enter, plain
         self.labels = [injector.hypernet.space.label(h) for h in self.grid]
         _check_labels(self.labels)
         self._metrics = [key for key, _ in _metrics(module)]
@@ -78,7 +84,8 @@ class GridEvaluation:
         outer = self._state()
         self._states[index].install(self.module)
         self._active = True
-        self.module.__dict__["log"] = logs.at(index)
+        if not self.plain:
+            self.module.__dict__["log"] = logs.at(index)
         try:
             with self.injector.at(h, self._kept.get(index)) as generated:
                 if generated is not None and generated.nbytes * len(self.grid) <= KEEP_BYTES:
@@ -86,7 +93,7 @@ class GridEvaluation:
                 with self.enter(h) if self.enter else _nothing():
                     yield
         finally:
-            del self.module.__dict__["log"]
+            self.module.__dict__.pop("log", None)
             self._active = False
             self._states[index] = self._state()
             outer.install(self.module)
@@ -94,6 +101,29 @@ class GridEvaluation:
     def _state(self) -> _State:
         metrics = {(owner, name): owner._modules[name] for owner, name in self._metrics}
         return _State(metrics, _attributes(self.module))
+
+
+def grid_of(space: HSpace, given: int | Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
+    """The values of ``h`` that ``eval_grid`` stands for: points per component, or a list of mappings."""
+    grid = space.grid(given) if isinstance(given, int) else [space.tensors(h) for h in given]
+    if isinstance(given, int) and len(grid) > _MANY:
+        warnings.warn(
+            f"eval_grid={given} points per component make {len(grid)} values of h, and each evaluation batch is run at "
+            "all of them; give a shorter list of h as eval_grid.",
+            stacklevel=3,
+        )
+    return grid
+
+
+@contextmanager
+def preserved(module: nn.Module) -> Iterator[None]:
+    """Give a module copies of its metrics and lists inside the block, and put back its own afterwards."""
+    state = _State({(owner, name): metric for (owner, name), metric in _metrics(module)}, _attributes(module))
+    state.clone().install(module)
+    try:
+        yield
+    finally:
+        state.install(module)
 
 
 @contextmanager

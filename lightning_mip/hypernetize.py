@@ -64,20 +64,22 @@ def hypernetize(
     shapes = {name: parameter.shape for name, parameter in theta0.items()}
     if hypernet is None:
         if not force:
-            _check_memory(space, shapes, theta0, arguments)
+            _check_memory(space, theta0, arguments)
         hypernet = HyperNetwork(space, shapes, **arguments)
         hypernet.initialize_ratio(theta0)
     else:
         _check_fits(hypernet, space, shapes, arguments)
     first = next(iter(theta0.values()))
-    hypernet.to(device=first.device, dtype=torch.promote_types(first.dtype, torch.float32))
+    hypernet.to(device=first.device, dtype=_dtype(theta0))
     _warn_of_batch_norm(module)
     injector = Injector(module, hypernet, names)
     if not hypernet.residual:
         injector.frozen = [name for name, parameter in theta0.items() if parameter.requires_grad]
         _require_grad(injector, False)
     for child in module.modules():
-        child.register_forward_pre_hook(injector)
+        if not isinstance(child, torch.jit.ScriptModule):
+            # First, so that hooks which read weights (the old weight_norm and spectral_norm) find fresh ones.
+            child.register_forward_pre_hook(injector, prepend=True)
     # Code compiled before this line knows nothing of the hook and would go on with theta0.
     torch.compiler.reset()
     return hypernet
@@ -157,25 +159,39 @@ def summary(module: nn.Module, h: Priors | None = None, **arguments: Any) -> Sum
         The numbers, as a `Summary`; ``str`` of it is the printed table.
     """
     if h is None:
+        if arguments:
+            raise TypeError(f"h is not given, so there is nothing to plan with {', '.join(arguments)}; pass h=.")
         report = summarize(the_injector(module).hypernet)
     else:
+        space = h if isinstance(h, HSpace) else HSpace(h)
         names = select(module, arguments.pop("include", "*"), arguments.pop("exclude", ()))
-        report = _plan(h, {name: module.get_parameter(name).shape for name in names}, arguments)
+        theta0 = {name: module.get_parameter(name) for name in names}
+        hypernet = arguments.pop("hypernet", None)
+        arguments.pop("force", None)
+        if hypernet is None:
+            report = _plan(space, theta0, arguments)
+        else:
+            _check_fits(hypernet, space, {name: parameter.shape for name, parameter in theta0.items()}, arguments)
+            report = summarize(hypernet)
     print(report)
     return report
 
 
-def _plan(space: Priors, shapes: Mapping[str, torch.Size], arguments: dict[str, Any]) -> Summary:
+def _plan(space: HSpace, theta0: Mapping[str, Tensor], arguments: dict[str, Any]) -> Summary:
+    shapes = {name: parameter.shape for name, parameter in theta0.items()}
     if arguments.get("trunk") is not None:
         arguments = {**arguments, "trunk": copy.deepcopy(arguments["trunk"]).to("meta")}
     with torch.device("meta"):
-        return summarize(HyperNetwork(space, shapes, **arguments))
+        return summarize(HyperNetwork(space, shapes, **arguments).to(_dtype(theta0)))
 
 
-def _check_memory(
-    space: HSpace, shapes: Mapping[str, torch.Size], theta0: Mapping[str, Tensor], arguments: dict[str, Any]
-) -> None:
-    report = _plan(space, shapes, arguments)
+def _dtype(theta0: Mapping[str, Tensor]) -> torch.dtype:
+    """The hypernetwork's own: that of the primary, but not below single precision."""
+    return torch.promote_types(next(iter(theta0.values())).dtype, torch.float32)
+
+
+def _check_memory(space: HSpace, theta0: Mapping[str, Tensor], arguments: dict[str, Any]) -> None:
+    report = _plan(space, theta0, arguments)
     available = available_memory(next(iter(theta0.values())).device)
     if available is not None and report.training_bytes > available:
         raise MemoryError(
@@ -245,9 +261,13 @@ def _recalibrate(module: nn.Module, batches: Iterable[Any]) -> None:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
+    empty = True
     with torch.no_grad():
         for batch in batches:
             module(*_inputs(module, batch))
+            empty = False
+    if empty:
+        raise ValueError("recalibrate has no batches, expected at least one to estimate running statistics on.")
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for child, mode in modes:

@@ -8,6 +8,7 @@ checkpointing, which runs the forward again during the backward, sees the same o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,11 +20,42 @@ from torch import Tensor, nn
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.selection import split_name
 
+_RERUN = (
+    "The network runs again during the backward (activation checkpointing), but the weights of its forward are no "
+    "longer in place; call backward inside the `with mip.at(...)` block of the forward."
+)
+_SHOWN = 5
 
+
+@dataclass
+class _Backwards:
+    """What the backwards through one network have met.
+
+    Attributes:
+        task, h: the last backward in which the network ran again, and the values it ran with.
+        reached: indices of the generated tensors that got a gradient.
+    """
+
+    task: int = -1
+    h: Mapping[str, Tensor] | None = None
+    reached: set[int] = field(default_factory=set)
+
+
+@dataclass(eq=False)
 class _Mark:
-    """Tells whether a backward has used the weights: an optimizer may then have changed what they are made of."""
+    """What has happened with the weights of one generation.
 
-    spent = False
+    Attributes:
+        h: their values.
+        backwards: the record of their network.
+        ran: a module was called with them.
+        spent: a backward has used them: an optimizer may have changed what they are made of.
+    """
+
+    h: Mapping[str, Tensor]
+    backwards: _Backwards
+    ran: bool = False
+    spent: bool = False
 
 
 @dataclass
@@ -31,10 +63,10 @@ class Generated:
     """The weights of one ``h``, and the circumstances in which they are still right."""
 
     weights: dict[str, Tensor]
-    versions: tuple[int, ...]
+    versions: tuple[Any, ...]
     differentiable: bool
     inference: bool
-    mark: _Mark = field(default_factory=_Mark)
+    mark: _Mark
 
     @property
     def nbytes(self) -> int:
@@ -54,16 +86,37 @@ class _Generate(torch.autograd.Function):
         with torch.enable_grad():
             ctx.generated = generate()
         ctx.leaves, ctx.mark = leaves, mark
+        ctx.set_materialize_grads(False)
         return tuple(tensor.detach() for tensor in ctx.generated)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        seen = ctx.mark.backwards
+        if seen.task == torch._C._current_graph_task_id() and seen.h is not ctx.mark.h:
+            raise RuntimeError(_RERUN)
         ctx.mark.spent = True
+        seen.reached.update(index for index, gradient in enumerate(gradients) if gradient is not None)
         again = torch.is_grad_enabled()
-        found = torch.autograd.grad(
-            ctx.generated, ctx.leaves, gradients, retain_graph=True, create_graph=again, allow_unused=True
-        )
+        given = [_dense(gradient, tensor) for gradient, tensor in zip(gradients, ctx.generated, strict=True)]
+        try:
+            found = torch.autograd.grad(
+                ctx.generated, ctx.leaves, given, retain_graph=True, create_graph=again, allow_unused=True
+            )
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise RuntimeError(
+                "This backward goes through weights that were generated before an optimizer's step; run the network "
+                "again after the step. Parameters that a method reads itself, not through a layer, are generated anew "
+                "only by a call of the whole network or by a new `with mip.at(...)` block."
+            ) from error
         return None, None, *found
+
+
+def _dense(gradient: Tensor | None, tensor: Tensor) -> Tensor:
+    if gradient is None:
+        return torch.zeros_like(tensor)
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 class Injector:
@@ -83,16 +136,32 @@ class Injector:
         self._generated: Generated | None = None
         self._paused = False
         self._depth = 0
+        self._backwards = _Backwards()
+        self._checked = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of a network starts outside of any `at` block, wherever it was made."""
+        passing = {"h": None, "_generated": None, "_paused": False, "_depth": 0, "_backwards": _Backwards()}
+        return {**self.__dict__, **passing}
 
     @property
     def active(self) -> bool:
         """Whether an `at` block is open."""
         return self._depth > 0
 
+    @property
+    def used(self) -> bool:
+        """Whether a backward has reached the weights in place."""
+        return self._generated is not None and self._generated.mark.spent
+
     def __call__(self, module: nn.Module, args: Any) -> None:
         """Make sure, before ``module`` runs, that fresh weights are in place."""
-        if not self._paused and self._outdated(module is self.root):
+        if self._paused:
+            return
+        if self._outdated(module is self.root):
             self._refresh()
+        if self._generated is not None and not torch.compiler.is_compiling():
+            self._generated.mark.ran = True
 
     @contextmanager
     def at(self, h: Mapping[str, Any], kept: Generated | None = None) -> Iterator[Generated | None]:
@@ -121,6 +190,8 @@ class Injector:
             self._depth -= 1
             self.h, self._generated = outer
             self._remove() if self._generated is None else self._install(self._generated.weights)
+        if self._generated is None:
+            self._check_used()
 
     def use(self, h: Mapping[str, Any]) -> None:
         """Set ``h`` for what follows, outside of any block, and put its weights in place."""
@@ -144,6 +215,7 @@ class Injector:
         """Forget the generated weights."""
         self._generated = None
         self._remove()
+        self._check_used()
 
     def weights(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
         """Generate ``theta(h)``: name -> tensor, with a batch dimension if ``h`` has one."""
@@ -153,7 +225,8 @@ class Injector:
         for name, delta in deltas.items():
             theta0 = self._parameter(name)
             delta = delta.to(theta0.dtype)
-            weights[name] = theta0 + delta if residual else delta
+            # A copy, as the deltas are views of one tensor and a layer may write to its weight (max_norm of Embedding).
+            weights[name] = theta0 + delta if residual else delta.clone()
         return weights
 
     def check_finite(self, weights: Mapping[str, Tensor], h: Mapping[str, Any]) -> None:
@@ -169,6 +242,11 @@ class Injector:
                     "Lower the learning rate, or clip gradients."
                 )
 
+    def check_finite_at(self, h: Mapping[str, Any]) -> None:
+        """Generate the weights of ``h`` and raise FloatingPointError if they are not finite."""
+        with torch.no_grad():
+            self.check_finite(self.weights(h), h)
+
     def leaves(self) -> list[Tensor]:
         """Everything that weights are generated from and that wants a gradient."""
         theta0 = [self._parameter(name) for name in self.names] if self.hypernet.residual else []
@@ -178,16 +256,16 @@ class Injector:
 
     def _outdated(self, is_root: bool) -> bool:
         now = self._generated
+        unfit = now is None or now.mark.spent or (torch.is_grad_enabled() and not now.differentiable)
         if torch.compiler.is_compiling():
-            return now is None or now.mark.spent
-        if torch._C._current_graph_task_id() != -1:
-            if now is None:
-                raise RuntimeError(
-                    "The network runs again during the backward (activation checkpointing), but its generated weights "
-                    "are gone; call backward inside the `with mip.at(...)` block."
-                )
+            return unfit
+        task = torch._C._current_graph_task_id()
+        if task != -1:
+            if now is None or not now.mark.ran:
+                raise RuntimeError(_RERUN)
+            self._backwards.task, self._backwards.h = task, now.mark.h
             return False
-        if now is None or now.mark.spent or (torch.is_grad_enabled() and not now.differentiable):
+        if now is None or unfit:
             return True
         if now.inference and not torch.is_inference_mode_enabled():
             return True
@@ -205,12 +283,11 @@ class Injector:
             self._install(self.weights(h))
             return
         self._remove()
-        mark = _Mark()
+        mark = _Mark(h, self._backwards)
         leaves = self.leaves() if torch.is_grad_enabled() else []
         if leaves:
-            names = list(self.names)
             tensors = _Generate.apply(lambda: list(self.weights(h).values()), mark, *leaves)  # type: ignore[no-untyped-call]
-            weights = dict(zip(names, tensors, strict=True))
+            weights = dict(zip(self.hypernet.shapes, tensors, strict=True))
         else:
             weights = self.weights(h)
         # Looking at values waits for a GPU, so there it is left to anomaly detection and the end of each epoch.
@@ -221,10 +298,28 @@ class Injector:
         )
         self._install(weights)
 
-    def _versions(self) -> tuple[int, ...]:
-        return tuple(
-            p._version for p in (*self.hypernet.parameters(), *map(self._parameter, self.names)) if not p.is_inference()
-        )
+    def _versions(self) -> tuple[Any, ...]:
+        """Changes whenever the weights would: with a write to what they are made of, or a nested hypernetwork's h."""
+        own = (*self.hypernet.parameters(), *map(self._parameter, self.names))
+        nested = [(each._generated and each._generated.mark, each._versions()) for each in injectors(self.hypernet)]
+        return (*(p._version for p in own if not p.is_inference()), *nested)
+
+    def _check_used(self) -> None:
+        """Warn, once, of generated tensors that no gradient came back to: the values are used, but never trained."""
+        reached = self._backwards.reached
+        if self._checked or not reached:
+            return
+        self._checked = True
+        unused = [name for index, name in enumerate(self.hypernet.shapes) if index not in reached]
+        if unused:
+            more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
+            warnings.warn(
+                "No gradient came back to these generated weights in the first step: "
+                f"{', '.join(unused[:_SHOWN])}{more}. Either the loss does not depend on them (exclude= leaves them "
+                "out), or the network copies them: slicing an nn.ParameterList in forward does; take its items one by "
+                "one.",
+                stacklevel=5,
+            )
 
     def _install(self, weights: Mapping[str, Tensor]) -> None:
         modules = self._modules()

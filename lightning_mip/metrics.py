@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ def bin_labels(name: str, prior: Prior, bins: int) -> list[str]:
     if isinstance(prior, Simplex):
         return [f"{name}=max{k}" for k in range(prior.n)]
     edges = prior.icdf(torch.linspace(0, 1, bins + 1, dtype=torch.float64)).tolist()
-    return [f"{name}={low:g}..{high:g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    return [f"{name}={low:g}..{high:g}" for low, high in itertools.pairwise(edges)]
 
 
 def bin_index(prior: Prior, h: Tensor, bins: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_mip.batches import batch_size
 from lightning_mip.callbacks.sample_h import SampleH
-from lightning_mip.evaluation import GridEvaluation
+from lightning_mip.evaluation import GridEvaluation, grid_of
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import the_injector
@@ -28,8 +27,6 @@ from lightning_mip.space import HSpace
 from lightning_mip.steps import WRAPPERS, at_predict_h
 
 _PLAIN = (bool, int, float, str, type(None))
-# Evaluating each batch at more values of h than this deserves a word.
-_MANY = 100
 
 
 class HyperLightningModule(L.LightningModule):
@@ -96,7 +93,7 @@ class HyperLightningModule(L.LightningModule):
         self._draws: list[dict[str, Tensor]] = []
         self._current: dict[str, Tensor] | None = None
         self._evaluation: GridEvaluation | None = None
-        self._grid = self._checked_grid()
+        self._grid = grid_of(space, eval_grid)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Wrap the steps that the subclass writes, so that each runs at the right ``h``."""
@@ -181,10 +178,7 @@ class HyperLightningModule(L.LightningModule):
 
     def check_finite(self) -> None:
         """Raise FloatingPointError if the weights at the current ``h`` are not finite, naming the tensor."""
-        h = self._injector.h
-        if h is not None:
-            with torch.no_grad():
-                self._injector.check_finite(self._injector.weights(h), h)
+        self._injector.check_finite_at(self._injector.h or self.space.center())
 
     def start_evaluation(self) -> None:
         """Begin a validation or test run on the grid; called by `SampleH`."""
@@ -230,17 +224,6 @@ class HyperLightningModule(L.LightningModule):
                 "per_sample=True, or give one value per batch."
             )
         return dict(h)
-
-    def _checked_grid(self) -> list[dict[str, Tensor]]:
-        given = self.eval_grid
-        grid = self.space.grid(given) if isinstance(given, int) else [self.space.tensors(h) for h in given]
-        if isinstance(given, int) and len(grid) > _MANY:
-            warnings.warn(
-                f"eval_grid={given} points per component make {len(grid)} values of h, and each evaluation batch is "
-                "run at all of them; give a shorter list of h as eval_grid.",
-                stacklevel=3,
-            )
-        return grid
 
     def _save_plain_hyperparameters(self, frame: Any, space: HSpace) -> None:
         """Save the arguments of the subclass that are plain data, and ``h`` as such."""

@@ -5,8 +5,19 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import lightning as L
+from torch import Tensor
 
 from lightning_mip.draws import STRATEGIES
+from lightning_mip.space import HSpace
+
+
+def show_in_progress_bar(trainer: L.Trainer, pl_module: Any, h: dict[str, Tensor]) -> None:
+    """Show the numbers in ``h`` beside the module's own entries."""
+    if trainer.progress_bar_callback is None or trainer.barebones:
+        return
+    for name, value in h.items():
+        if value.ndim == 0:
+            pl_module.log(f"h/{name}", value.float(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
 
 
 class SampleH(L.Callback):
@@ -31,25 +42,20 @@ class SampleH(L.Callback):
             raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(map(repr, STRATEGIES))}.")
         self.seed, self.strategy, self.same_on_all_ranks = seed, strategy, same_on_all_ranks
 
+    def draw(self, trainer: L.Trainer, space: HSpace, n: int | None = None) -> dict[str, Tensor]:
+        """Draw ``h`` for the training batch that the trainer is at."""
+        rank, world_size = (0, 1) if self.same_on_all_ranks else (trainer.global_rank, trainer.world_size)
+        step = trainer.fit_loop.epoch_loop.total_batch_idx
+        return space.sample(seed=self.seed, rank=rank, step=step, n=n, strategy=self.strategy, world_size=world_size)
+
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Draw ``h`` and bring it into force."""
         if pl_module.h_from_batch is not None:
             h = pl_module.batch_h(batch)
         else:
-            rank, world_size = (0, 1) if self.same_on_all_ranks else (trainer.global_rank, trainer.world_size)
-            h = pl_module.space.sample(
-                seed=self.seed,
-                rank=rank,
-                step=trainer.fit_loop.epoch_loop.total_batch_idx,
-                n=pl_module.draws_of(batch),
-                strategy=self.strategy,
-                world_size=world_size,
-            )
+            h = self.draw(trainer, pl_module.space, pl_module.draws_of(batch))
         pl_module.start_batch(h)
-        if trainer.progress_bar_callback is not None and not trainer.barebones:
-            for name, value in h.items():
-                if value.ndim == 0:
-                    pl_module.log(f"h/{name}", value.float(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
+        show_in_progress_bar(trainer, pl_module, h)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Drop the generated weights; ``h`` stays readable until the next batch."""
