@@ -33,6 +33,11 @@ def uniforms(strategy: str, dimensions: int, n: int, *, seed: int, rank: int, st
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(map(repr, STRATEGIES))}.")
+    if strategy != "random" and not 0 <= rank < world_size:
+        raise ValueError(
+            f"rank is {rank} and world_size is {world_size}, expected 0 <= rank < world_size: the ranks share one "
+            f"{strategy} sequence."
+        )
     first = (step * world_size + rank) * n
     if strategy == "random":
         points = torch.rand(n, dimensions, generator=_generator(seed, rank, step), dtype=torch.float64)

@@ -7,12 +7,14 @@ stopping and schedulers need no change.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -25,20 +27,23 @@ from lightning_mip.space import HSpace
 KEEP_BYTES = 2**30
 # Evaluating each batch at more values of h than this deserves a word.
 _MANY = 100
+# Larger tensors and containers are data, not what an evaluation accumulates: it begins with little.
+_LARGE = 2**20
+# What every LightningModule has, of either namespace; the rest is its author's.
+LIGHTNINGS = frozenset(vars(L.LightningModule())) | {"_hparams", "_hparams_name", "_hparams_initial"}
 
 
 class GridEvaluation:
     """One evaluation run of a module on a grid of ``h``.
 
-    Lists, dicts, sets, numbers and tensors that are public attributes of the module, and its metrics, exist once per
-    grid point; at the end the module keeps those of the middle point.
+    The module's attributes and its metrics exist once per grid point, with lists, dicts, sets and tensors copied; at the
+    end the module keeps the attributes of the middle point.
 
     Args:
         module: the LightningModule.
         injector: of its primary network.
         grid: the values of ``h``.
         enter: called with each ``h`` as it comes into force (to bind hyperparameters, say); a context manager.
-        plain: with a grid of one point, log under the plain names alone.
     """
 
     def __init__(
@@ -47,14 +52,12 @@ class GridEvaluation:
         injector: Injector,
         grid: Sequence[Mapping[str, Tensor]],
         enter: Callable[[Mapping[str, Tensor]], Any] | None = None,
-        plain: bool = False,
     ) -> None:
-        self.module, self.injector, self.grid, self.enter, self.plain = module, injector, list(grid), enter, plain
+        self.module, self.injector, self.grid, self.enter = module, injector, list(grid), enter
         self.labels = [injector.hypernet.space.label(h) for h in self.grid]
-        _check_labels(self.labels)
         self._metrics = [key for key, _ in _metrics(module)]
-        state = self._state()
-        self._states = [state.clone() for _ in self.grid]
+        self._states: list[_State] = []
+        self._outer: dict[str, Any] = {}
         self._kept: dict[int, Generated] = {}
         self._active = False
 
@@ -65,6 +68,10 @@ class GridEvaluation:
 
     def run(self, hook: Callable[[], Any]) -> list[Any]:
         """Run a hook once per grid point and log the means of what it logs; returns its outputs."""
+        if not self._states:  # not before: the module may have begun anew in on_validation_start
+            self._states = [self._state().clone() for _ in self.grid]
+            self._outer = _attributes(self.module)
+        self._follow()
         logs = _Logs(self.module.log, self.labels)
         outputs = []
         for index in range(len(self.grid)):
@@ -75,7 +82,8 @@ class GridEvaluation:
 
     def close(self) -> None:
         """Give the module back its own metrics, and the lists and numbers of the middle grid point."""
-        self._states[len(self._states) // 2].install(self.module, metrics=False)
+        if self._states:
+            self._states[len(self._states) // 2].install(self.module, metrics=False)
         self._kept.clear()
 
     @contextmanager
@@ -84,8 +92,7 @@ class GridEvaluation:
         outer = self._state()
         self._states[index].install(self.module)
         self._active = True
-        if not self.plain:
-            self.module.__dict__["log"] = logs.at(index)
+        self.module.__dict__["log"] = logs.at(index)
         try:
             with self.injector.at(h, self._kept.get(index)) as generated:
                 if generated is not None and generated.nbytes * len(self.grid) <= KEEP_BYTES:
@@ -98,6 +105,14 @@ class GridEvaluation:
             self._states[index] = self._state()
             outer.install(self.module)
 
+    def _follow(self) -> None:
+        """Take over what others have set between two hooks, such as a callback."""
+        now = _attributes(self.module)
+        changed = {name: value for name, value in now.items() if value is not self._outer.get(name)}
+        for state in self._states:
+            state.attributes.update(_copied(changed))
+        self._outer = now
+
     def _state(self) -> _State:
         metrics = {(owner, name): owner._modules[name] for owner, name in self._metrics}
         return _State(metrics, _attributes(self.module))
@@ -106,6 +121,10 @@ class GridEvaluation:
 def grid_of(space: HSpace, given: int | Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
     """The values of ``h`` that ``eval_grid`` stands for: points per component, or a list of mappings."""
     grid = space.grid(given) if isinstance(given, int) else [space.tensors(h) for h in given]
+    for h in grid:
+        if space.is_batched(h):
+            raise ValueError(f"eval_grid holds a batch of h, ({space.label(h)}); list its values one by one.")
+    _check_labels([space.label(h) for h in grid])
     if isinstance(given, int) and len(grid) > _MANY:
         warnings.warn(
             f"eval_grid={given} points per component make {len(grid)} values of h, and each evaluation batch is run at "
@@ -116,23 +135,12 @@ def grid_of(space: HSpace, given: int | Sequence[Mapping[str, Any]]) -> list[dic
 
 
 @contextmanager
-def preserved(module: nn.Module) -> Iterator[None]:
-    """Give a module copies of its metrics and lists inside the block, and put back its own afterwards."""
-    state = _State({(owner, name): metric for (owner, name), metric in _metrics(module)}, _attributes(module))
-    state.clone().install(module)
-    try:
-        yield
-    finally:
-        state.install(module)
-
-
-@contextmanager
 def _nothing() -> Iterator[None]:
     yield
 
 
 class _State:
-    """What a module accumulates during an evaluation: metrics by (owner, name), and plain public attributes."""
+    """What a module accumulates during an evaluation: metrics by (owner, name), and its author's attributes."""
 
     def __init__(self, metrics: dict[tuple[nn.Module, str], Any], attributes: dict[str, Any]) -> None:
         self.metrics, self.attributes = metrics, attributes
@@ -143,7 +151,7 @@ class _State:
         for key, metric in self.metrics.items():
             metrics[key] = metric.clone()
             metrics[key].reset()
-        return _State(metrics, {name: _copied(value) for name, value in self.attributes.items()})
+        return _State(metrics, _copied(self.attributes))
 
     def install(self, module: nn.Module, metrics: bool = True) -> None:
         for name in _attributes(module):
@@ -164,8 +172,17 @@ class _Logs:
         self.arguments: dict[str, dict[str, Any]] = {}
 
     def at(self, index: int) -> Callable[..., None]:
-        def log(name: str, value: Any, prog_bar: bool = False, logger: bool | None = None, **arguments: Any) -> None:
-            arguments["logger"] = logger
+        # As many names as anybody gives by position.
+        def log(
+            name: str,
+            value: Any,
+            prog_bar: bool = False,
+            logger: bool | None = None,
+            on_step: bool | None = None,
+            on_epoch: bool | None = None,
+            **arguments: Any,
+        ) -> None:
+            arguments.update(logger=logger, on_step=on_step, on_epoch=on_epoch)
             if isinstance(value, Metric):
                 # Lightning looks the attribute up once and would not know a clone that stands in its place.
                 arguments["metric_attribute"] = f"{name}/{self.labels[index]}"
@@ -183,8 +200,13 @@ class _Logs:
                 mean: Any = MeanOfMetrics(values)
                 mean.update()
             else:
-                mean = torch.stack([torch.as_tensor(value).detach().float() for value in values]).mean()
+                mean = torch.stack([_precise(torch.as_tensor(value).detach()) for value in values]).mean()
             self.log(name, mean, **arguments)
+
+
+def _precise(value: Tensor) -> Tensor:
+    """Single precision at least, as Lightning keeps what is logged."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def _metrics(module: nn.Module) -> Iterator[tuple[tuple[nn.Module, str], nn.Module]]:
@@ -196,24 +218,21 @@ def _metrics(module: nn.Module) -> Iterator[tuple[tuple[nn.Module, str], nn.Modu
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    return {name: value for name, value in vars(module).items() if not name.startswith("_") and _accumulates(value)}
-
-
-def _accumulates(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return not isinstance(value, nn.Parameter)
-    return isinstance(value, (list, dict, set, deque, int, float)) and not isinstance(value, bool)
+    return {name: value for name, value in vars(module).items() if name not in LIGHTNINGS}
 
 
 def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
+    if isinstance(value, Metric):
         return value.clone()
-    if isinstance(value, dict):
-        copy = value.copy()
-        copy.update({key: _copied(item) for key, item in value.items()})
-        return copy
-    if isinstance(value, (list, set, deque)):
-        return type(value)(_copied(item) for item in value)
+    if isinstance(value, (Tensor, np.ndarray)) and not isinstance(value, nn.Parameter):
+        return copy.copy(value) if isinstance(value, np.ndarray) else value.clone()
+    if isinstance(value, (list, dict, set, deque)) and len(value) <= _LARGE:
+        copied = copy.copy(value)
+        if isinstance(copied, dict):
+            copied.update({key: _copied(item) for key, item in value.items()})
+        elif isinstance(copied, list):
+            copied[:] = map(_copied, value)
+        return copied
     return value
 
 

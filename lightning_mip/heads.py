@@ -38,7 +38,7 @@ class FullHead(nn.Module):
         self.shapes = dict(shapes)
         self.sizes = [shape.numel() for shape in shapes.values()]
         total = sum(self.sizes)
-        columns = [min(BLOCK, total - start) for start in range(0, total, BLOCK)]
+        columns = [min(BLOCK, total - start) for start in range(0, max(total, 1), BLOCK)]
         self.blocks = nn.ParameterList(nn.Parameter(torch.empty(features, size)) for size in columns)
         self.bias = nn.Parameter(torch.zeros(total)) if bias else None
         self.initialize(init)

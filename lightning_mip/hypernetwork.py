@@ -78,7 +78,8 @@ class HyperNetwork(nn.Module):
         self.init = init
         with torch.device("cpu"):  # also where a size report builds the rest on the meta device
             width = self.encode(self.space.center()).shape[-1]
-        self.trunk = trunk or _mlp(width, tuple(hidden_sizes), activation, norm, dropout)
+        # An empty nn.Sequential is a trunk too, but false.
+        self.trunk = _mlp(width, tuple(hidden_sizes), activation, norm, dropout) if trunk is None else trunk
         self.head = FullHead(
             _output_width(self.trunk, width), self.shapes, bias=not residual, init=_head_init(init, residual)
         )
@@ -109,7 +110,7 @@ class HyperNetwork(nn.Module):
 
     def _features(self, encoded: Tensor) -> Tensor:
         batch = encoded if encoded.ndim > 1 else encoded.unsqueeze(0)
-        if self.training and len(batch) == 1 and any(isinstance(m, nn.BatchNorm1d) for m in self.trunk.modules()):
+        if len(batch) == 1 and any(isinstance(m, nn.BatchNorm1d) and m.training for m in self.trunk.modules()):
             raise ValueError(
                 "norm='batch' needs several values of h per step, but got one; train with draws_per_batch >= 2, or "
                 "use norm='layer' or norm='weight'."
@@ -146,6 +147,12 @@ class HyperNetwork(nn.Module):
                 raise ValueError(
                     f"The checkpoint is of another hypernetwork: {listed}{more}. Build the same one first."
                 )
+        for theirs, ours in zip(state["shapes"], mine["shapes"], strict=True):
+            if theirs != ours:  # the head is one flat map, whose columns would go to other tensors
+                raise ValueError(
+                    "The checkpoint is of another hypernetwork: its generated tensors come in another order, with "
+                    f"{theirs!r} where {ours!r} is here. Build the same one first."
+                )
         if list(mine["encoding"]) != list(state["encoding"]):
             raise ValueError(
                 f"The checkpoint is of another hypernetwork: its encoding is {state['encoding']}, here it is "
@@ -157,7 +164,10 @@ def _describe(value: Any) -> str:
     if value is None:
         return "absent"
     if isinstance(value, Mapping):
-        arguments = ", ".join(f"{name}={item}" for name, item in value["init_args"].items())
+        arguments = ", ".join(
+            f"{name}={_describe(item) if isinstance(item, Mapping) else item}"
+            for name, item in value["init_args"].items()
+        )
         return f"{value['class_path'].rpartition('.')[2]}({arguments})"
     return str(tuple(value))
 
@@ -173,10 +183,15 @@ def _head_init(init: str | float, residual: bool) -> str | Mapping[str, float]:
 def _output_width(trunk: nn.Module, width: int) -> int:
     parameter = next(trunk.parameters(), None)
     probe = torch.zeros(1, width) if parameter is None else parameter.new_zeros(1, width)
-    training = trunk.training
-    with torch.no_grad():
-        features = trunk.eval()(probe)
-    trunk.train(training)
+    modes = [(module, module.training) for module in trunk.modules()]
+    try:
+        with torch.no_grad():
+            features = trunk.eval()(probe)
+    except RuntimeError as error:
+        raise ValueError(f"trunk does not take an encoded h of shape (1, {width}): {error}") from error
+    finally:
+        for module, training in modes:
+            module.training = training
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise ValueError(f"trunk maps (1, {width}) to {features!r}, expected a tensor of shape (1, features).")
     return features.shape[1]

@@ -85,7 +85,7 @@ class _Generate(torch.autograd.Function):
     def forward(ctx: Any, generate: Callable[[], list[Tensor]], mark: _Mark, *leaves: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad():
             ctx.generated = generate()
-        ctx.leaves, ctx.mark = leaves, mark
+        ctx.generate, ctx.leaves, ctx.mark = generate, leaves, mark
         ctx.set_materialize_grads(False)
         return tuple(tensor.detach() for tensor in ctx.generated)
 
@@ -96,11 +96,19 @@ class _Generate(torch.autograd.Function):
             raise RuntimeError(_RERUN)
         ctx.mark.spent = True
         seen.reached.update(index for index, gradient in enumerate(gradients) if gradient is not None)
-        again = torch.is_grad_enabled()
+        generated, again = ctx.generated, torch.is_grad_enabled()
+        if again:
+            # A second backward frees the graph it goes through, so it gets one of its own.
+            generated = ctx.generate()
+            if not all(map(torch.equal, generated, ctx.generated)):
+                raise RuntimeError(
+                    "Second derivatives need the same weights twice, but generating them again gave others; backward "
+                    "before the optimizer's step, and without dropout in the hypernetwork."
+                )
         given = [_dense(gradient, tensor) for gradient, tensor in zip(gradients, ctx.generated, strict=True)]
         try:
             found = torch.autograd.grad(
-                ctx.generated, ctx.leaves, given, retain_graph=True, create_graph=again, allow_unused=True
+                generated, ctx.leaves, given, retain_graph=True, create_graph=again, allow_unused=True
             )
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
@@ -160,7 +168,7 @@ class Injector:
             return
         if self._outdated(module is self.root):
             self._refresh()
-        if self._generated is not None and not torch.compiler.is_compiling():
+        if self._generated is not None:
             self._generated.mark.ran = True
 
     @contextmanager
@@ -198,6 +206,21 @@ class Injector:
         self.clear()
         self.h = self.hypernet.space.tensors(h)
         self._refresh()
+
+    def keep_for_backward(self, loss: Tensor) -> None:
+        """Put the weights now in place back when the backward of ``loss`` begins: the network may run again in it.
+
+        Of several losses, each is done before an earlier one begins: autograd goes back in the order of the forward.
+        """
+        kept = self._generated
+
+        def put_back(gradient: Tensor) -> None:
+            self._generated = kept
+            if kept is not None:
+                self._install(kept.weights)
+
+        if loss.requires_grad:
+            loss.register_hook(put_back)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -251,8 +274,10 @@ class Injector:
         """Everything that weights are generated from and that wants a gradient."""
         theta0 = [self._parameter(name) for name in self.names] if self.hypernet.residual else []
         given = list((self.h or {}).values())
-        own = [tensor for tensor in (*given, *theta0, *self.hypernet.parameters()) if tensor.requires_grad]
-        return own + [leaf for nested in injectors(self.hypernet) for leaf in nested.leaves()]
+        nested = [leaf for each in injectors(self.hypernet) for leaf in each.leaves()]
+        # By identity, as the theta0 of a nested hypernetwork are parameters of this one.
+        found = {id(tensor): tensor for tensor in (*given, *theta0, *self.hypernet.parameters(), *nested)}
+        return [tensor for tensor in found.values() if tensor.requires_grad]
 
     def _outdated(self, is_root: bool) -> bool:
         now = self._generated
@@ -318,7 +343,7 @@ class Injector:
                 f"{', '.join(unused[:_SHOWN])}{more}. Either the loss does not depend on them (exclude= leaves them "
                 "out), or the network copies them: slicing an nn.ParameterList in forward does; take its items one by "
                 "one.",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _install(self, weights: Mapping[str, Tensor]) -> None:

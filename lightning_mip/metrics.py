@@ -163,4 +163,5 @@ class MeanOfMetrics(Metric):
 
     def compute(self) -> Tensor:
         """Mean over the metrics."""
-        return torch.stack([torch.as_tensor(metric.compute()) for metric in self.metrics]).float().mean(0)
+        values = torch.stack([torch.as_tensor(metric.compute()) for metric in self.metrics])
+        return values.to(torch.promote_types(values.dtype, torch.float32)).mean(0)

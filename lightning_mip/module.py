@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from lightning_mip.per_sample import run_per_sample
 from lightning_mip.priors import Prior
 from lightning_mip.selection import select
 from lightning_mip.space import HSpace
-from lightning_mip.steps import WRAPPERS, at_predict_h
+from lightning_mip.steps import WRAPPERS, at_predict_h, with_sampler
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -90,22 +90,48 @@ class HyperLightningModule(L.LightningModule):
         self._injector = the_injector(primary)
         # The value in force where nothing draws one: learning rate finder, model summary, a call by hand.
         self._injector.h = space.center()
+        self._sampler = SampleH()
         self._draws: list[dict[str, Tensor]] = []
         self._current: dict[str, Tensor] | None = None
         self._evaluation: GridEvaluation | None = None
-        self._grid = grid_of(space, eval_grid)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Wrap the steps that the subclass writes, so that each runs at the right ``h``."""
+        """Wrap the steps that the subclass or a mix-in of it writes, so that each runs at the right ``h``."""
         super().__init_subclass__(**kwargs)
         for name, wrapper in WRAPPERS.items():
-            if name in cls.__dict__:
-                setattr(cls, name, wrapper(cls.__dict__[name]))
+            owner = next(base for base in cls.__mro__ if name in base.__dict__)
+            wrapped = owner is not cls and issubclass(owner, HyperLightningModule)
+            if not wrapped and owner not in L.LightningModule.__mro__:
+                setattr(cls, name, wrapper(owner.__dict__[name]))
 
     @property
     def space(self) -> HSpace:
         """The priors of ``h``."""
         return self.hypernet.space
+
+    @property
+    def eval_grid(self) -> int | list[dict[str, Any]]:
+        """Values of ``h`` in validation and test."""
+        return self._eval_grid
+
+    @eval_grid.setter
+    def eval_grid(self, given: int | list[dict[str, Any]]) -> None:
+        self._grid = grid_of(self.space, given)
+        self._eval_grid = given
+
+    @property
+    def predict_h(self) -> dict[str, Any] | Literal["grid"] | None:
+        """The ``h`` of ``predict_step``."""
+        return self._predict_h
+
+    @predict_h.setter
+    def predict_h(self, given: dict[str, Any] | Literal["grid"] | None) -> None:
+        if isinstance(given, str) and given != "grid":
+            names = ", ".join(self.space)
+            raise ValueError(f"predict_h is {given!r}, expected 'grid', None, or a mapping with {names}.")
+        if isinstance(given, Mapping):
+            self.space.tensors(given)
+        self._predict_h = given
 
     @property
     def h(self) -> dict[str, Tensor]:
@@ -135,10 +161,21 @@ class HyperLightningModule(L.LightningModule):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
         return [optimizer], [scheduler]
 
+    @with_sampler
     def configure_callbacks(self) -> list[L.Callback]:
         """Add `SampleH` unless the user gave one."""
-        given: Iterable[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [] if any(isinstance(callback, SampleH) for callback in given) else [SampleH()]
+        return []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the weights of the last call behind: they are no part of a copy."""
+        self._injector.clear()
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin outside of any run."""
+        super().__setstate__(state)
+        self._evaluation = None
+        self.release_h()
 
     @contextmanager
     def at(self, h: Mapping[str, Any] | None = None, /, **components: Any) -> Iterator[None]:
@@ -151,15 +188,21 @@ class HyperLightningModule(L.LightningModule):
             self._current = outer
 
     def draws_of(self, batch: Any) -> int | None:
-        """How many values of ``h`` a training batch takes; None for one without batch dimension."""
+        """How many values of ``h`` a training batch takes; None for one, without batch dimension."""
         if self.per_sample:
-            return batch_size(batch)
+            size = batch_size(batch)
+            if size is None:
+                raise ValueError(
+                    "per_sample=True needs a batch with samples, but no tensor of this batch "
+                    f"({type(batch).__name__}) has a batch dimension."
+                )
+            return size
         return self.draws_per_batch if self.draws_per_batch > 1 else None
 
     def start_batch(self, h: Mapping[str, Tensor]) -> None:
         """Bring a training batch's ``h`` into force; called by `SampleH`."""
         self.release_h()
-        if not _is_batched(self.space, h):
+        if not self.space.is_batched(h):
             self._injector.use(h)
         elif self.draws_per_batch > 1:
             self._draws = [{name: value[k] for name, value in h.items()} for k in range(self.draws_per_batch)]
@@ -207,15 +250,15 @@ class HyperLightningModule(L.LightningModule):
     @contextmanager
     def _batch_at(self, h: Mapping[str, Tensor]) -> Iterator[None]:
         """Bring a batch's ``h`` into force, one value or one per sample."""
-        if not _is_batched(self.space, h):
+        if not self.space.is_batched(h):
             with self._injector.at(h):
                 yield
             return
-        self._current = self._checked_per_sample(h)
+        outer, self._current = self._current, self._checked_per_sample(h)
         try:
             yield
         finally:
-            self._current = None
+            self._current = outer
 
     def _checked_per_sample(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not self.per_sample:
@@ -255,10 +298,6 @@ def _item(batch: Any, key: Any) -> Any:
     except (KeyError, TypeError, IndexError) as error:
         found = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
         raise ValueError(f"h_from_batch is {key!r}, but the batch has no such key: it is {found}.") from error
-
-
-def _is_batched(space: HSpace, h: Mapping[str, Tensor]) -> bool:
-    return any(value.ndim > len(space[name].event_shape) for name, value in h.items())
 
 
 def _is_plain(value: Any) -> bool:

@@ -12,6 +12,11 @@ from torch.utils._pytree import tree_map
 
 from lightning_mip.injection import Injector
 
+_CHECKPOINTED = (
+    "per_sample=True cannot run a network with activation checkpointing (or other hooks on saved tensors); switch it off "
+    "in the network, or use draws_per_batch instead of per_sample."
+)
+
 
 def run_per_sample(injector: Injector, h: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the primary with the weights of ``h[i]`` on sample ``i``, all samples at once.
@@ -40,7 +45,7 @@ def run_per_sample(injector: Injector, h: Mapping[str, Tensor], args: tuple[Any,
 
     in_dims = (0, tree_map(_batch_dim, args), tree_map(_batch_dim, kwargs))
     weights = injector.weights(h)
-    with injector.paused():
+    with injector.paused(), torch.autograd.graph.disable_saved_tensors_hooks(_CHECKPOINTED):
         return torch.vmap(one, in_dims=in_dims, randomness="different")(weights, args, kwargs)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -224,10 +225,12 @@ class Categorical(Prior):
     def __post_init__(self) -> None:
         """Check the values and store them as a tuple."""
         given = self.values
-        numbers = tuple(range(given)) if isinstance(given, int) else tuple(given)
+        listed = range(given) if isinstance(given, int) else given
+        numbers = tuple(listed) if isinstance(listed, Iterable) else (None,)
         if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
             raise TypeError(
-                f"Categorical({given!r}): expected finite numbers; for names, use their positions 0, 1, ..."
+                f"Categorical({given!r}): expected a number of classes or finite numbers; for names, use their "
+                "positions 0, 1, ..."
             )
         if not numbers or len(set(numbers)) < len(numbers):
             raise ValueError(f"Categorical({given!r}): expected at least one value, each of them once.")
@@ -235,7 +238,10 @@ class Categorical(Prior):
 
     def _table(self, like: Tensor | None = None) -> Tensor:
         table = torch.tensor(self.values)
-        return table if like is None else table.to(like)
+        if like is None:
+            return table
+        # Whole numbers are compared with the fractions as they are: 0 is not 0.1.
+        return table.to(like) if like.is_floating_point() else table.to(like.device)
 
     def _index(self, h: Tensor) -> Tensor:
         distances: Tensor = (h.unsqueeze(-1) - self._table(h)).abs()
@@ -269,7 +275,8 @@ class Categorical(Prior):
 
     def tensor(self, value: Any) -> Tensor:
         """Turn a value into a tensor; classes stay integers."""
-        return torch.as_tensor(value)
+        tensor = torch.as_tensor(value)
+        return tensor.long() if tensor.dtype == torch.bool else tensor
 
 
 @dataclass(frozen=True)
@@ -330,14 +337,17 @@ class Simplex(Prior):
         _check_points(n)
         if n == 1:
             return self.center().unsqueeze(0)
-        parts = [c for c in itertools.product(range(n), repeat=self.n - 1) if sum(c) <= n - 1]
-        counts = torch.tensor([(*c, n - 1 - sum(c)) for c in parts], dtype=torch.float64)
-        return counts / (n - 1)
+        # Stars and bars: the gaps between n_weights - 1 bars among the n - 1 steps.
+        bars = itertools.combinations(range(n - 2 + self.n), self.n - 1)
+        edges = torch.tensor([(-1, *places, n - 2 + self.n) for places in bars], dtype=torch.float64)
+        return (edges.diff(dim=-1) - 1) / (n - 1)
 
     def encode(self, h: Tensor) -> Tensor:
         """``sqrt(h)``, which has norm 1, shape ``(*batch, n)``."""
         weights = h.clamp(min=0)
-        return (weights / weights.sum(-1, keepdim=True)).sqrt()
+        share = weights / weights.sum(-1, keepdim=True)
+        # A weight of 0 gets no gradient: that of the root is infinite there, and would make NaN of all others.
+        return torch.where(share > 0, torch.where(share > 0, share, 1.0).sqrt(), 0.0)
 
     def center(self) -> Tensor:
         """Equal weights."""
@@ -358,7 +368,7 @@ class Simplex(Prior):
         return torch.as_tensor(values, dtype=x.dtype, device=x.device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FromTorch(Prior):
     """Any scalar ``torch.distributions`` distribution that has ``cdf`` and ``icdf``.
 
@@ -372,7 +382,7 @@ class FromTorch(Prior):
     distribution: Distribution
 
     def __post_init__(self) -> None:
-        """Check that the distribution is scalar and can be inverted."""
+        """Check that the distribution is scalar, can be inverted, and written down."""
         shape = (*self.distribution.batch_shape, *self.distribution.event_shape)
         if shape:
             raise ValueError(f"{self.distribution}: expected a distribution of one number, but its shape is {shape}.")
@@ -384,11 +394,31 @@ class FromTorch(Prior):
                 f"{name} has no cdf and icdf, so it cannot be a prior; use one that has both "
                 "(Uniform, Normal, LogNormal, Laplace, Cauchy, Exponential, Gumbel, Kumaraswamy, ...)."
             ) from error
+        kind = type(self.distribution)
+        if getattr(torch.distributions, kind.__name__, None) is not kind or not self.distribution.arg_constraints:
+            raise TypeError(
+                f"{kind.__name__} is not a class of torch.distributions with parameters of its own, so no checkpoint "
+                "could hold it; subclass lightning_mip.Prior instead."
+            )
+
+    def __eq__(self, other: object) -> bool:
+        # torch compares distributions by identity.
+        return isinstance(other, FromTorch) and self.config() == other.config()
+
+    def __hash__(self) -> int:
+        return hash(repr(self.config()))
+
+    def _bounds(self) -> tuple[float, float] | None:
+        """Both ends of the support, where it has both."""
+        support = self.distribution.support
+        ends = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+        return None if ends[0] is None or ends[1] is None else (float(ends[0]), float(ends[1]))
 
     def cdf(self, h: Tensor) -> Tensor:
         """The distribution's CDF."""
         # torch checks the support of inner distributions too, where rounding leaves it; ours is checked by `contains`.
-        u: Tensor = _unchecked(self.distribution).cdf(h)
+        bounds = self._bounds()
+        u: Tensor = _unchecked(self.distribution).cdf(h.clamp(*bounds) if bounds else h)
         return u.clamp(0, 1)
 
     def icdf(self, u: Tensor) -> Tensor:
@@ -396,21 +426,24 @@ class FromTorch(Prior):
         return self.distribution.icdf(u)
 
     def contains(self, h: Tensor) -> Tensor:
-        """The distribution's own support check."""
+        """Whether the value lies in the distribution's support, but for rounding at two finite ends."""
+        bounds = self._bounds()
+        if bounds:
+            slack = _SLACK * max(map(abs, bounds))
+            return (h >= bounds[0] - slack) & (h <= bounds[1] + slack)
         support: Any = self.distribution.support
         inside: Tensor = torch.isfinite(h) & support.check(h)
         return inside
 
     def grid(self, n: int) -> Tensor:
         """Equally likely steps: quantiles from end to end where both ends are finite, else at ``(i + 1/2) / n``."""
-        ends = self.icdf(torch.tensor([0.0, 1.0]))
-        return self.icdf((_unit_grid(n) if ends.isfinite().all() else _inner_grid(n)).to(ends.dtype))
+        return self.icdf((_unit_grid(n) if self._bounds() else _inner_grid(n)).to(torch.get_default_dtype()))
 
     def config(self) -> dict[str, Any]:
         """Describe the prior in plain data, the distribution by its parameters."""
         kind = type(self.distribution)
-        names = [name for name in self.distribution.arg_constraints if name in self.distribution.__dict__]
-        names = names or list(self.distribution.arg_constraints)
+        # Those with logits have probs as well, and take one of them.
+        names = [name for name in self.distribution.arg_constraints if name != "logits"]
         arguments = {name: float(getattr(self.distribution, name)) for name in names}
         inner = {"class_path": f"torch.distributions.{kind.__name__}", "init_args": arguments}
         return {"class_path": f"{type(self).__module__}.FromTorch", "init_args": {"distribution": inner}}
@@ -426,6 +459,11 @@ def as_prior(name: str, value: Prior | Distribution | Mapping[str, Any]) -> Prio
             checkpoint never imports anything.
     """
     if isinstance(value, Prior):
+        if type(value).config is Prior.config and not is_dataclass(value):
+            raise TypeError(
+                f"h[{name!r}] is a {type(value).__name__}, which is not a dataclass, so no checkpoint could hold its "
+                "arguments; write @dataclass(frozen=True) above the class."
+            )
         return value
     if isinstance(value, Distribution):
         return FromTorch(value)
@@ -441,14 +479,17 @@ def _from_config(name: str, config: Mapping[str, Any]) -> Prior:
     known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in kinds}
     path = config["class_path"]
     # A config may name a class by where it is re-exported ("lightning_mip.Uniform"), or by its bare name.
-    named = [kind for kind in known.values() if kind.__qualname__ == path.rpartition(".")[2]]
+    module, _, last = path.rpartition(".")
+    exported = getattr(sys.modules.get(module), last, None)
+    named = [kind for kind in known.values() if kind is exported or kind.__qualname__ == path]
     matches = [known[path]] if path in known else named
     if len(matches) != 1:
         raise ValueError(
             f"h[{name!r}] names the prior {path!r}, which is not imported; known are {', '.join(sorted(known))}. "
             "Import the module that defines it first."
         )
-    arguments = dict(config.get("init_args", {}))
+    given = config.get("init_args", {})
+    arguments: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in given.items()}
     if matches[0] is FromTorch:
         inner = arguments["distribution"]
         if not isinstance(inner, Distribution):

@@ -56,12 +56,17 @@ def split_name(name: str) -> tuple[str, str]:
 
 def _matched(module: nn.Module, groups: dict[str, list[str]], argument: str, patterns: Patterns) -> set[str]:
     found: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, (str, type, nn.Parameter)) else patterns:
+    for pattern in _several(patterns):
         hits = {name for name, group in groups.items() if _matches(module, pattern, group)}
         if not hits and not (argument == "include" and pattern == "*"):
             raise ValueError(_nothing(argument, pattern, groups))
         found |= hits
     return found
+
+
+def _several(patterns: Patterns) -> Iterable[Pattern]:
+    single = isinstance(patterns, (str, type, nn.Parameter, nn.Module)) or not isinstance(patterns, Iterable)
+    return [patterns] if single else patterns  # type: ignore[list-item, return-value]
 
 
 def _matches(module: nn.Module, pattern: Pattern, names: list[str]) -> bool:
@@ -83,8 +88,11 @@ def _owners(name: str) -> list[str]:
 
 def _nothing(argument: str, pattern: Pattern, groups: dict[str, list[str]]) -> str:
     shown = repr(pattern) if isinstance(pattern, str) else getattr(pattern, "__name__", "the given parameter")
-    close = difflib.get_close_matches(pattern, list(groups), n=1) if isinstance(pattern, str) else []
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    paths = [path for names in groups.values() for name in names for path in (*_owners(name), name)]
+    known = {path.lower(): path for path in paths if path}
+    wanted = pattern.lower().rstrip(".*") if isinstance(pattern, str) else ""
+    close = difflib.get_close_matches(wanted, known, n=1)
+    hint = f" Did you mean {known[close[0]]!r}?" if close else ""
     return f"{argument}={shown} matches no parameter; there are {_listing(groups)}.{hint}"
 
 

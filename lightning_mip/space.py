@@ -150,8 +150,10 @@ class HSpace(Mapping[str, Prior]):
         Raises:
             ValueError: a component is missing or unknown, or a value is of the wrong shape or outside its support.
         """
+        if not isinstance(h, Mapping):
+            raise TypeError(f"h is {h!r}, expected a mapping from component to value with {', '.join(self)}.")
         self._check_names(h)
-        values = {name: prior.tensor(h[name]) for name, prior in self.items()}
+        values = {name: _tensor(name, prior, h[name]) for name, prior in self.items()}
         for name, prior in self.items():
             _check_value(name, prior, values[name])
         batches = {len(v) for name, v in values.items() if v.ndim > len(self[name].event_shape)}
@@ -161,6 +163,10 @@ class HSpace(Mapping[str, Prior]):
         for size in batches:
             values = {k: v.expand(size, *self[k].event_shape) for k, v in values.items()}
         return values
+
+    def is_batched(self, h: Mapping[str, Tensor]) -> bool:
+        """Whether ``h``, as `tensors` gives it, holds several values of each component."""
+        return any(value.ndim > len(self[name].event_shape) for name, value in h.items())
 
     def label(self, h: Mapping[str, Any]) -> str:
         """Name one ``h`` as metric keys do: ``lam=0.25,phi=10``."""
@@ -183,23 +189,30 @@ class HSpace(Mapping[str, Prior]):
             )
 
 
+def _tensor(name: str, prior: Prior, value: Any) -> Tensor:
+    try:
+        return prior.tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"h[{name!r}] is {value!r}, expected a number, numbers or a tensor.") from error
+
+
 def _check_value(name: str, prior: Prior, value: Tensor) -> None:
     event = prior.event_shape
     if value.ndim not in (len(event), len(event) + 1) or tuple(value.shape[value.ndim - len(event) :]) != event:
-        raise ValueError(
-            f"h[{name!r}] has shape {tuple(value.shape)}, expected {event} or (batch, *{event}) for {prior}."
-        )
+        batched = f"(batch, {', '.join(map(str, event))})" if event else "(batch,)"
+        raise ValueError(f"h[{name!r}] has shape {tuple(value.shape)}, expected {event} or {batched} for {prior}.")
     with torch.no_grad():
         inside = prior.contains(value)
     if not inside.all():
         outside = value.detach()[~inside].flatten(0, -1 - len(event))[0] if inside.ndim else value.detach()
-        raise ValueError(f"h[{name!r}] = {_number(outside)} is outside the support of its prior {prior}.")
+        # Enough digits to tell it from the bound, few enough to show a float32 as it was written.
+        raise ValueError(f"h[{name!r}] = {_number(outside, digits=8)} is outside the support of its prior {prior}.")
 
 
 def _default_dtype(value: Tensor) -> Tensor:
     return value.to(torch.get_default_dtype()) if value.is_floating_point() else value
 
 
-def _number(value: Any) -> str:
+def _number(value: Any, digits: int = 6) -> str:
     values = torch.as_tensor(value).tolist()
-    return ":".join(f"{x:g}" for x in values) if isinstance(values, list) else f"{values:g}"
+    return ":".join(f"{x:.{digits}g}" for x in (values if isinstance(values, list) else [values]))

@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import lightning as L
+
 from lightning_mip.batches import split_batch
+from lightning_mip.callbacks.sample_h import SampleH
 
 if TYPE_CHECKING:
     from lightning_mip.module import HyperLightningModule
@@ -23,12 +26,16 @@ def on_draws(step: _Method) -> _Method:
         draws = self._draws
         if len(draws) < 2 or self._injector.active:
             return step(self, batch, *args, **kwargs)
-        outputs, sizes = [], []
+        losses, sizes = [], []
         for h, (part, size) in zip(draws, split_batch(batch, len(draws)), strict=True):
             with self._injector.at(h):
-                outputs.append(step(self, part, *args, **kwargs))
-            sizes.append(size)
-        return _mean_loss(outputs, sizes)
+                output = step(self, part, *args, **kwargs)
+                loss = output["loss"] if isinstance(output, Mapping) else output
+                if loss is not None:
+                    self._injector.keep_for_backward(loss)
+                    losses.append(loss * size)
+                    sizes.append(size)
+        return sum(losses) / sum(sizes) if losses else None
 
     return run  # type: ignore[return-value]
 
@@ -53,6 +60,8 @@ def at_predict_h(step: _Method) -> _Method:
 
     @functools.wraps(step)
     def run(self: HyperLightningModule, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._injector.active:  # called by another step, or by hand inside `at`
+            return step(self, batch, *args, **kwargs)
         if self.h_from_batch is not None:
             with self._batch_at(self.batch_h(batch)):
                 return step(self, batch, *args, **kwargs)
@@ -68,6 +77,19 @@ def at_predict_h(step: _Method) -> _Method:
     return run  # type: ignore[return-value]
 
 
+def with_sampler(configure_callbacks: _Method) -> _Method:
+    """Add `SampleH` to what the user's hook returns, unless the user gave one there or to the Trainer."""
+
+    @functools.wraps(configure_callbacks)
+    def run(self: HyperLightningModule) -> list[L.Callback]:
+        found = configure_callbacks(self)
+        callbacks = [callback for callback in _listed(found) if callback is not self._sampler]
+        there: list[L.Callback] = [*self.trainer.callbacks, *callbacks]  # type: ignore[attr-defined]
+        return callbacks if any(isinstance(callback, SampleH) for callback in there) else [*callbacks, self._sampler]
+
+    return run  # type: ignore[return-value]
+
+
 # What HyperLightningModule does to the methods that a subclass writes.
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "training_step": on_draws,
@@ -78,13 +100,9 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "on_test_epoch_start": on_grid,
     "on_test_epoch_end": on_grid,
     "predict_step": at_predict_h,
+    "configure_callbacks": with_sampler,
 }
 
 
-def _mean_loss(outputs: Sequence[Any], sizes: Sequence[int]) -> Any:
-    """Mean of the parts' losses, by their numbers of samples."""
-    losses = [output["loss"] if isinstance(output, Mapping) else output for output in outputs]
-    used = [(loss, size) for loss, size in zip(losses, sizes, strict=True) if loss is not None]
-    if not used:
-        return None
-    return sum(loss * size for loss, size in used) / sum(size for _, size in used)
+def _listed(callbacks: Any) -> list[L.Callback]:
+    return list(callbacks) if isinstance(callbacks, Sequence) else [callbacks]

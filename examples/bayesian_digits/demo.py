@@ -1,0 +1,172 @@
+"""Train the Bayesian hypernetwork and the plain network, print a table and draw a figure.
+
+python -m examples.bayesian_digits.demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch.cli import LightningCLI
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from examples.bayesian_digits import figure
+from examples.bayesian_digits.figure import Case
+from examples.bayesian_digits.metrics import Quality, disagreement, entropy, quality
+from examples.bayesian_digits.task import BayesianDigits, ensemble_probabilities
+from lightning_mip.cli import main as lightning_mip
+
+HERE = Path(__file__).parent
+BLENDS = ((3, 8), (4, 9), (1, 7), (5, 6))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What both networks say of the test images, and what was measured of it."""
+
+    images: Tensor
+    labels: Tensor
+    draws: Tensor
+    single: list[Quality]
+    ensemble: Quality
+    plain: Quality
+
+
+def fit(config: str, runs: Path, extra: Sequence[str]) -> LightningCLI:
+    """Run `lightning-mip fit` on one of this folder's configs, logging under `runs`."""
+    options = ["--trainer.logger.init_args.save_dir", str(runs), *extra]
+    return lightning_mip(["fit", "--config", str(HERE / config), *options])
+
+
+def evaluate(hyper: LightningCLI, plain: LightningCLI, draws: int, seed: int) -> Outcome:
+    """Ask both networks for the test images, the hypernetwork at `draws` draws of h."""
+    hyper.datamodule.setup("test")
+    images, labels = hyper.datamodule.parts["test"].all()
+    model, network = hyper.model.cpu(), plain.model.cpu().eval()
+    probabilities = ensemble_probabilities(model, images, draws, seed)
+    with torch.no_grad():
+        plain_probabilities = network(images).softmax(-1)
+    return Outcome(
+        images=images,
+        labels=labels,
+        draws=probabilities,
+        single=[quality(one, labels) for one in probabilities],
+        ensemble=quality(probabilities.mean(0), labels),
+        plain=quality(plain_probabilities, labels),
+    )
+
+
+def table(outcome: Outcome) -> Table:
+    """Accuracy, NLL and calibration of single draws, of the ensemble and of the plain network."""
+    result = Table(title=f"{len(outcome.labels)} test digits, {len(outcome.draws)} draws of h")
+    result.add_column("prediction")
+    for column in ("accuracy", "NLL", "ECE"):
+        result.add_column(column, justify="right")
+    rows = {
+        "one draw of h, worst": [pick(one, worst=True) for one in columns(outcome.single)],
+        "one draw of h, mean": [sum(one[1]) / len(one[1]) for one in columns(outcome.single)],
+        "one draw of h, best": [pick(one, worst=False) for one in columns(outcome.single)],
+        "mean over draws of h": [outcome.ensemble.accuracy, outcome.ensemble.nll, outcome.ensemble.ece],
+        "plain network": [outcome.plain.accuracy, outcome.plain.nll, outcome.plain.ece],
+    }
+    for name, values in rows.items():
+        result.add_row(name, *(f"{value:.4f}" for value in values), style="bold" if name.startswith("mean") else None)
+    return result
+
+
+def columns(qualities: Sequence[Quality]) -> list[tuple[str, list[float]]]:
+    """The measures by name, each over all draws."""
+    return [(name, [getattr(one, name) for one in qualities]) for name in ("accuracy", "nll", "ece")]
+
+
+def pick(column: tuple[str, list[float]], worst: bool) -> float:
+    """The worst or best value of a measure: high accuracy is good, high NLL and ECE are bad."""
+    name, values = column
+    return min(values) if worst == (name == "accuracy") else max(values)
+
+
+def case(image: Tensor, labels: Sequence[int], probabilities: Tensor) -> Case:
+    """An image with its true classes, how uncertain the mean prediction is, and what the draws say."""
+    uncertainty = entropy(probabilities.mean(0)).item()
+    return Case(image[0], f"{' and '.join(map(str, labels))},  H = {uncertainty:.2f}", labels, probabilities)
+
+
+def cases(outcome: Outcome, index: Tensor) -> list[Case]:
+    """The test images at `index`."""
+    return [case(outcome.images[k], [int(outcome.labels[k])], outcome.draws[:, k]) for k in index.tolist()]
+
+
+def blends(model: BayesianDigits, outcome: Outcome, draws: int, seed: int) -> list[Case]:
+    """Averages of two clear digits of different classes, which no class fits."""
+    uncertainty = entropy(outcome.draws.mean(0))
+
+    def clearest(label: int) -> Tensor:
+        candidates = (outcome.labels == label).nonzero().squeeze(1)
+        return outcome.images[candidates[uncertainty[candidates].argmin()]]
+
+    images = torch.stack([(clearest(a) + clearest(b)) / 2 for a, b in BLENDS])
+    probabilities = ensemble_probabilities(model, images, draws, seed)
+    return [case(images[k], labels, probabilities[:, k]) for k, labels in enumerate(BLENDS)]
+
+
+def clear_ones(outcome: Outcome, count: int) -> Tensor:
+    """Indices of the images of lowest entropy, each of another class."""
+    order = entropy(outcome.draws.mean(0)).argsort().tolist()
+    first: dict[int, int] = {}
+    for k in order:
+        first.setdefault(int(outcome.labels[k]), k)
+    return torch.tensor(list(first.values())[:count])
+
+
+def draw(hyper: LightningCLI, plain: LightningCLI, outcome: Outcome, seed: int, out: Path) -> None:
+    """Write the figure."""
+    logs = {"hypernetwork": hyper.trainer, "plain network": plain.trainer}
+    paths = {name: Path(trainer.logger.log_dir) / "metrics.csv" for name, trainer in logs.items()}
+    ambiguous = entropy(outcome.draws.mean(0)).argsort(descending=True)[:4]
+    picture = figure.draw(
+        loss={name: figure.read_curve(path, "val_loss") for name, path in paths.items()},
+        accuracy={name: figure.read_curve(path, "val_acc") for name, path in paths.items()},
+        spread=([one.accuracy for one in outcome.single], outcome.ensemble.accuracy, outcome.plain.accuracy),
+        rows={
+            "Clear test digits: all draws of h agree": cases(outcome, clear_ones(outcome, 4)),
+            "The most ambiguous test digits: they do not": cases(outcome, ambiguous),
+            "Two digits averaged: not always doubted": blends(hyper.model, outcome, len(outcome.draws), seed),
+        },
+    )
+    figure.save(picture, out)
+
+
+def main(args: Sequence[str] | None = None) -> Outcome:
+    """Run the demo; arguments it does not know go on to both `lightning-mip fit`."""
+    parser = argparse.ArgumentParser(prog="python -m examples.bayesian_digits.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/bayesian_digits/demo.png"), help="the figure")
+    parser.add_argument("--runs", type=Path, default=Path("runs/bayesian_digits"), help="folder of logs")
+    parser.add_argument("--draws", type=int, default=32, help="draws of h that are averaged")
+    parser.add_argument("--seed", type=int, default=0, help="seed of these draws")
+    options, extra = parser.parse_known_args(args)
+    # Not about this run: the first is between Lightning and PyTorch, and images in memory need no loader processes.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+    plain = fit("plain.yaml", options.runs, extra)
+    hyper = fit("demo.yaml", options.runs, extra)
+    outcome = evaluate(hyper, plain, options.draws, options.seed)
+    draw(hyper, plain, outcome, options.seed, options.out)
+
+    console = Console()
+    console.print(table(outcome))
+    total, from_h = entropy(outcome.draws.mean(0)).mean(), disagreement(outcome.draws).mean()
+    console.print(f"Predictive entropy: {total:.3f} nats per digit; {from_h:.3f} of it because draws of h disagree.")
+    console.print(f"Figure: {options.out}", soft_wrap=True)
+    return outcome
+
+
+if __name__ == "__main__":
+    main()
