@@ -1,6 +1,6 @@
 """``python -m lightning_mip``."""
 
-from lightning_mip.cli import main
+from lightning_mip.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 import lightning as L
@@ -24,6 +25,8 @@ def main(args: Sequence[str] | None = None) -> LightningCLI:
     # Unlike `python -m`, a console script does not look for the user's modules in the working directory.
     if "" not in sys.path:
         sys.path.insert(0, "")
+    # Calling it from a script that has arguments of its own is what `args` is for.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     return LightningCLI(
         L.LightningModule,
         L.LightningDataModule,
@@ -35,3 +38,8 @@ def main(args: Sequence[str] | None = None) -> LightningCLI:
         parser_kwargs={"prog": "lightning-mip"},
         args=None if args is None else list(args),
     )
+
+
+def run() -> None:
+    """The console script: what `main` returns would be taken for an exit status."""
+    main()

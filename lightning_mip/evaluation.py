@@ -108,7 +108,7 @@ class GridEvaluation:
     def _follow(self) -> None:
         """Take over what others have set between two hooks, such as a callback."""
         now = _attributes(self.module)
-        changed = {name: value for name, value in now.items() if value is not self._outer.get(name)}
+        changed = {name: value for name, value in now.items() if value is not self._outer.get(name, self)}
         for state in self._states:
             state.attributes.update(_copied(changed))
         self._outer = now
@@ -222,18 +222,22 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def _copied(value: Any) -> Any:
+    """Copy what a step may fill in place, at every depth; the rest is shared."""
     if isinstance(value, Metric):
         return value.clone()
-    if isinstance(value, (Tensor, np.ndarray)) and not isinstance(value, nn.Parameter):
-        return copy.copy(value) if isinstance(value, np.ndarray) else value.clone()
-    if isinstance(value, (list, dict, set, deque)) and len(value) <= _LARGE:
-        copied = copy.copy(value)
-        if isinstance(copied, dict):
-            copied.update({key: _copied(item) for key, item in value.items()})
-        elif isinstance(copied, list):
-            copied[:] = map(_copied, value)
-        return copied
-    return value
+    if isinstance(value, Tensor):
+        return value if isinstance(value, nn.Parameter) or value.numel() > _LARGE else value.clone()
+    if type(value).__module__ == "numpy":
+        return copy.copy(value)
+    if not isinstance(value, (list, dict, set, deque)) or len(value) > _LARGE:
+        return value
+    result = copy.copy(value)  # unlike the method of a dict, of the same class
+    if isinstance(result, dict):
+        result.update({key: _copied(item) for key, item in value.items()})
+    elif not isinstance(result, set):
+        result.clear()
+        result.extend(map(_copied, value))
+    return result
 
 
 def _check_labels(labels: Sequence[str]) -> None:

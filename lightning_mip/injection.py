@@ -143,14 +143,15 @@ class Injector:
         self.frozen: list[str] = []
         self._generated: Generated | None = None
         self._paused = False
+        self._in_use = False
         self._depth = 0
         self._backwards = _Backwards()
         self._checked = False
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a network starts outside of any `at` block, wherever it was made."""
-        passing = {"h": None, "_generated": None, "_paused": False, "_depth": 0, "_backwards": _Backwards()}
-        return {**self.__dict__, **passing}
+        none = dict.fromkeys(("h", "_generated"))
+        return {**self.__dict__, **none, "_paused": False, "_in_use": False, "_depth": 0, "_backwards": _Backwards()}
 
     @property
     def active(self) -> bool:
@@ -202,9 +203,9 @@ class Injector:
             self._check_used()
 
     def use(self, h: Mapping[str, Any]) -> None:
-        """Set ``h`` for what follows, outside of any block, and put its weights in place."""
+        """Set ``h`` for what follows until `clear`, outside of any block, and put its weights in place."""
         self.clear()
-        self.h = self.hypernet.space.tensors(h)
+        self.h, self._in_use = self.hypernet.space.tensors(h), True
         self._refresh()
 
     def keep_for_backward(self, loss: Tensor) -> None:
@@ -236,7 +237,7 @@ class Injector:
 
     def clear(self) -> None:
         """Forget the generated weights."""
-        self._generated = None
+        self._generated, self._in_use = None, False
         self._remove()
         self._check_used()
 
@@ -294,7 +295,10 @@ class Injector:
             return True
         if now.inference and not torch.is_inference_mode_enabled():
             return True
-        return is_root and now.versions != self._versions()
+        if self.active or self._in_use:
+            return is_root and now.versions != self._versions()
+        # A call by hand: anything may have changed since the last one, by a write that versions do not see too.
+        return is_root or now.versions != self._versions()
 
     def _refresh(self) -> None:
         h = self.h

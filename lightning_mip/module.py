@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.parsing import collect_init_args
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -81,7 +84,7 @@ class HyperLightningModule(L.LightningModule):
                 f"draws_per_batch is {draws_per_batch}, expected at least 1, and 1 with per_sample or h_from_batch."
             )
         space = h if isinstance(h, HSpace) else HSpace(h)
-        self._save_plain_hyperparameters(inspect.currentframe(), space)
+        self.save_hyperparameters(frame=inspect.currentframe())
         self.primary = primary
         self.hypernet = _attach(primary, space, hypernet, include, exclude)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -165,6 +168,30 @@ class HyperLightningModule(L.LightningModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """Add `SampleH` unless the user gave one."""
         return []
+
+    def save_hyperparameters(
+        self,
+        *args: Any,
+        ignore: Sequence[str] | str | None = None,
+        frame: FrameType | None = None,
+        logger: bool = True,
+    ) -> None:
+        """Save those arguments of the module's own class that are plain data, so that any ``torch.load`` takes them.
+
+        Lightning's method saves objects too, and adds the arguments of the base classes; here it still serves a choice
+        of names, and LightningCLI, whose config is plain and complete.
+        """
+        frame = frame or sys._getframe(1)
+        if args or _given_hyperparameters.get() is not None:
+            super().save_hyperparameters(*args, ignore=ignore, frame=frame, logger=logger)
+            return
+        super().save_hyperparameters({}, logger=logger)
+        given = _arguments(self, frame)
+        if isinstance(given.get("h"), Mapping):
+            given["h"] = HSpace(given["h"]).config()
+        self._set_hparams({name: value for name, value in given.items() if _is_plain(value)})
+        self.remove_ignored_hparams([ignore] if isinstance(ignore, str) else list(ignore or ()))
+        self._hparams_initial = copy.deepcopy(self._hparams)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the weights of the last call behind: they are no part of a copy."""
@@ -268,15 +295,6 @@ class HyperLightningModule(L.LightningModule):
             )
         return dict(h)
 
-    def _save_plain_hyperparameters(self, frame: Any, space: HSpace) -> None:
-        """Save the arguments of the subclass that are plain data, and ``h`` as such."""
-        given = {name: value for part in collect_init_args(frame, []) for name, value in part.items()}
-        self.save_hyperparameters(ignore=[name for name, value in given.items() if not _is_plain(value)], frame=frame)
-        if "_instantiator" in self.hparams:  # LightningCLI: its config is plain and complete
-            self.save_hyperparameters()
-        else:
-            self.save_hyperparameters({"h": space.config()})
-
 
 def _attach(
     primary: nn.Module, space: HSpace, hypernet: Any, include: str | list[str], exclude: str | list[str]
@@ -290,6 +308,19 @@ def _attach(
         names = select(primary, include, exclude)
         arguments["hypernet"] = hypernet(space, {name: primary.get_parameter(name).shape for name in names})
     return hypernetize(primary, space, **arguments)
+
+
+def _arguments(module: nn.Module, frame: FrameType | None) -> dict[str, Any]:
+    """The arguments of the outermost ``__init__`` around ``frame`` that is making ``module``: that of its own class."""
+    found: dict[str, Any] = {}
+    while frame is not None:
+        names, _, keywords, values = inspect.getargvalues(frame)
+        if frame.f_code.co_name == "__init__" and names and values.get(names[0]) is module:
+            found = {name: values[name] for name in names[1:] if name in values} | values.get(keywords or "", {})
+        elif found:
+            break
+        frame = frame.f_back
+    return found
 
 
 def _item(batch: Any, key: Any) -> Any:

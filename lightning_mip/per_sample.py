@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_map
 from lightning_mip.injection import Injector
 
 _CHECKPOINTED = (
-    "per_sample=True cannot run a network with activation checkpointing (or other hooks on saved tensors); switch it off "
-    "in the network, or use draws_per_batch instead of per_sample."
+    "per_sample=True cannot run a network with activation checkpointing (or other hooks on saved tensors); switch it "
+    "off in the network, or use draws_per_batch instead of per_sample."
 )
 
 

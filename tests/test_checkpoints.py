@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,11 +22,11 @@ Trainers = Callable[..., L.Trainer]
 
 @pytest.fixture
 def saved(trainer: Trainers, tmp_path: Path) -> Callable[[L.LightningModule], Path]:
-    """Train a module for an epoch and save it."""
+    """Train a module for an epoch, without validation, and save it."""
 
     def save(model: L.LightningModule) -> Path:
         runner = trainer(max_epochs=1)
-        runner.fit(model, loader())
+        runner.fit(model, loader(), [])
         runner.save_checkpoint(tmp_path / "model.ckpt")
         return tmp_path / "model.ckpt"
 
@@ -170,11 +171,19 @@ def test_the_hyperparameters_are_the_arguments_that_are_plain() -> None:
     assert model.hparams_initial == model.hparams
 
 
+def test_arguments_that_are_arrays_are_left_out() -> None:
+    class Weighted(Task):
+        def __init__(self, weights: Any, alpha: float) -> None:
+            super().__init__(primary=Net(), h={"lam": mip.Uniform(0, 1)})
+
+    assert dict(Weighted(np.ones(3), 0.5).hparams) == {"alpha": 0.5}
+
+
 def test_a_module_made_inside_another_saves_its_own_arguments() -> None:
     class Outer(L.LightningModule):
-        def __init__(self, outer: int) -> None:
+        def __init__(self, width: int) -> None:
             super().__init__()
-            self.inner = Sized(6)
+            self.inner = Sized(2 * width)
 
     assert dict(Outer(3).inner.hparams) == {"width": 6, "loss": "l2"}
 

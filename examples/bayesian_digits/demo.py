@@ -155,6 +155,8 @@ def main(args: Sequence[str] | None = None) -> Outcome:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
+    # Batches this small gain nothing from a second thread, and with one the numbers do not depend on the machine's cores.
+    torch.set_num_threads(1)
     plain = fit("plain.yaml", options.runs, extra)
     hyper = fit("demo.yaml", options.runs, extra)
     outcome = evaluate(hyper, plain, options.draws, options.seed)
