@@ -7,43 +7,93 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-_AHEAD = ("datamodule", "trainer")
+_ELSEWHERE = {
+    "datamodule": (
+        "which is on the data module: batches are loaded before h is drawn, partly by workers that hold copies, so "
+        "they would not see it. Let training_step apply it to the batch, and name an attribute of the LightningModule"
+    ),
+    "trainer": (
+        "which is on the Trainer: its settings and callbacks act on the whole run, not on one batch. Name an attribute "
+        "of the LightningModule that its training_step reads"
+    ),
+}
 _SHOWN = 12
 
 
-def check_path(root: Any, path: str) -> None:
-    """Raise ValueError if ``path`` is not an attribute that can be bound, listing near matches."""
-    if path.split(".")[0] in _AHEAD:
+def check_path(root: Any, path: str, value: Tensor) -> None:
+    """Raise ValueError if the attribute at ``path`` cannot hold values such as ``value``, listing near matches."""
+    head = path.split(".")[0]
+    if head in _ELSEWHERE:
+        raise ValueError(f"h has {path!r}, {_ELSEWHERE[head]}.")
+    owner, name = _resolve(root, path)
+    original = _read(owner, name)
+    if isinstance(original, nn.Parameter):
+        raise ValueError(f"h has {path!r}, which is a trained parameter; name a hyperparameter instead.")
+    if not _holds_numbers(original):
         raise ValueError(
-            f"h has {path!r}, which is not on the LightningModule: batches are loaded before h is drawn, partly by "
-            "workers that hold copies, so they would not see it. Apply it to the batch inside the module instead."
+            f"h has {path!r}, which is of type {type(original).__name__}, expected a number, a tensor or a list of "
+            "numbers; name one that the step reads, or leave it out of bind."
         )
-    if isinstance(_read(*_resolve(root, path)), nn.Parameter):
-        raise ValueError(f"h has {path!r}, which is a trained parameter; bind a hyperparameter instead.")
+    wanted, found = tuple(value.shape), tuple(torch.as_tensor([] if original is None else original).shape)
+    if original is not None and value.numel() != torch.Size(found).numel():
+        raise ValueError(
+            f"h has {path!r}, whose values have shape {wanted}, but the attribute has shape {found}; give it a prior "
+            "of that many numbers."
+        )
+    try:
+        _write(owner, name, original)
+    except Exception as error:
+        raise ValueError(
+            f"h has {path!r}, which cannot be set: {error}. Name the attribute that it is made from, or leave it out "
+            "of bind."
+        ) from error
 
 
 @contextmanager
 def bound(root: Any, h: Mapping[str, Tensor]) -> Iterator[None]:
     """Let the attributes at the paths ``h`` hold its values inside the block, and what they held before afterwards."""
-    places = [(_resolve(root, path), value) for path, value in h.items()]
-    originals = [_read(*place) for place, _ in places]
+    places = [_resolve(root, path) for path in h]
+    originals = [_read(*place) for place in places]
     try:
-        for (place, value), original in zip(places, originals, strict=True):
+        for place, original, value in zip(places, originals, h.values(), strict=True):
             _write(*place, like(original, value))
         yield
     finally:
-        for (place, _), original in zip(places, originals, strict=True):
+        for place, original in zip(places, originals, strict=True):
             _write(*place, original)
 
 
 def like(original: Any, value: Tensor) -> Any:
-    """Give ``value`` the kind of ``original``: a tensor of its dtype and device, a number, or a list of numbers."""
+    """Give ``value`` the kind of ``original``: a tensor of its dtype, device and shape, a number, a list of numbers.
+
+    Whole numbers stay integers where the original is one; other values do not.
+    """
     if isinstance(original, Tensor):
-        return value.to(original)
-    plain = _digits(value.tolist())
-    return type(original)(plain) if isinstance(original, (list, tuple)) and isinstance(plain, list) else plain
+        fits = original.is_floating_point() or bool((value == value.round()).all())
+        return value.to(original.device, original.dtype if fits else value.dtype).reshape(original.shape)
+    plain = _digits(value.tolist()) if value.dtype == torch.float32 else value.tolist()
+    if isinstance(original, (list, tuple)):
+        return type(original)(plain if isinstance(plain, list) else [plain])
+    whole = isinstance(original, int) and isinstance(plain, float) and plain.is_integer()
+    return type(original)(plain) if whole else plain
+
+
+def written(config: Any, path: str, value: Tensor) -> None:
+    """Write ``value`` at ``path`` of a nested mapping such as saved hyperparameters, if it is there."""
+    try:
+        owner, name = _resolve(config, path)
+    except ValueError:
+        return
+    _write(owner, name, like(_read(owner, name), value))
+
+
+def _holds_numbers(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(item, (int, float)) for item in value)
+    return value is None or isinstance(value, (int, float, Tensor))
 
 
 def _digits(value: Any) -> Any:
@@ -53,19 +103,13 @@ def _digits(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def written(config: Any, path: str, value: Tensor) -> None:
-    """Write ``value`` at ``path`` of a nested mapping such as saved hyperparameters, where it exists."""
-    owner, name = _resolve(config, path)
-    _write(owner, name, like(_read(owner, name), value))
-
-
 def _resolve(root: Any, path: str) -> tuple[Any, str]:
     """Find the object that holds the last part of ``path``."""
     *parents, name = path.split(".")
     owner = root
     for depth, part in enumerate((*parents, name)):
         if not _has(owner, part):
-            raise ValueError(_missing(root, owner, path, ".".join(parents[:depth]), part))
+            raise ValueError(_missing(root, owner, path, ".".join(parents[:depth])))
         if depth < len(parents):
             owner = _read(owner, part)
     return owner, name
@@ -86,22 +130,28 @@ def _write(owner: Any, name: str, value: Any) -> None:
         setattr(owner, name, value)
 
 
-def _missing(root: Any, owner: Any, path: str, walked: str, part: str) -> str:
-    names = [str(name) for name in owner] if isinstance(owner, Mapping) else _attributes(owner)
-    near = difflib.get_close_matches(part, names, n=3, cutoff=0.5) or names[:_SHOWN]
+def _missing(root: Any, owner: Any, path: str, walked: str) -> str:
+    found = _paths(owner, f"{walked}." if walked else "")
+    if not walked:
+        found += _paths(root.hparams, "hparams.") if hasattr(root, "hparams") else []
+    shown = difflib.get_close_matches(path, found, n=3, cutoff=0.5) or found[:_SHOWN]
     where = f"{type(root).__name__}.{walked}" if walked else type(root).__name__
-    prefix = f"{walked}." if walked else ""
-    shown = ", ".join(prefix + name for name in near) or "none"
     return (
-        f"h has {path!r}, but {where} has no such attribute; near are {shown}. Name one that the step reads, or pass "
-        "bind=False if nothing in the module reads this component."
+        f"h has {path!r}, but {where} has no such attribute; near are {', '.join(shown) or 'none'}. Name one that the "
+        "step reads, or pass bind=False if nothing in the module reads this component."
     )
 
 
-def _attributes(owner: Any) -> list[str]:
-    """Public attributes that hold a value, the module's own children included."""
-    names = [*vars(owner)] if hasattr(owner, "__dict__") else []
-    if isinstance(owner, nn.Module):
-        names += [*owner._modules, *owner._buffers]
-        names += ["hparams"] if hasattr(owner, "hparams") else []
-    return [name for name in names if not name.startswith("_")]
+def _paths(owner: Any, prefix: str) -> list[str]:
+    """Paths of what ``owner`` holds: values that can be bound, and what may hold such."""
+    if isinstance(owner, Mapping):
+        values = dict(owner)
+    else:
+        values = dict(vars(owner)) if hasattr(owner, "__dict__") else {}
+        if isinstance(owner, nn.Module):
+            values |= {**owner._buffers, **owner._modules}
+    return [f"{prefix}{name}" for name, value in values.items() if not str(name).startswith("_") and _is_place(value)]
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, nn.Module) or not (isinstance(value, (bool, str)) or callable(value))

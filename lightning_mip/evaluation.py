@@ -17,6 +17,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric, MetricCollection
 
 from lightning_mip.injection import Generated, Injector
@@ -36,8 +37,8 @@ LIGHTNINGS = frozenset(vars(L.LightningModule())) | {"_hparams", "_hparams_name"
 class GridEvaluation:
     """One evaluation run of a module on a grid of ``h``.
 
-    The module's attributes and its metrics exist once per grid point, with lists, dicts, sets and tensors copied; at the
-    end the module keeps the attributes of the middle point.
+    The module's attributes and its metrics exist once per grid point, with lists, dicts, sets and tensors copied; at
+    the end the module keeps the attributes of the middle point.
 
     Args:
         module: the LightningModule.
@@ -147,10 +148,9 @@ class _State:
 
     def clone(self) -> _State:
         """A fresh copy: metrics reset, containers and tensors copied."""
-        metrics = {}
-        for key, metric in self.metrics.items():
-            metrics[key] = metric.clone()
-            metrics[key].reset()
+        metrics = {key: _cloned(metric) for key, metric in self.metrics.items()}
+        for metric in metrics.values():
+            metric.reset()
         return _State(metrics, _copied(self.attributes))
 
     def install(self, module: nn.Module, metrics: bool = True) -> None:
@@ -221,10 +221,16 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in LIGHTNINGS}
 
 
+def _cloned(metric: Any) -> Any:
+    """Clone a metric, also one that holds a graph, as those of training may."""
+    held = [leaf for child in metric.modules() for leaf in tree_leaves(vars(child)) if isinstance(leaf, Tensor)]
+    return copy.deepcopy(metric, {id(tensor): tensor.detach() for tensor in held if not tensor.is_leaf})
+
+
 def _copied(value: Any) -> Any:
     """Copy what a step may fill in place, at every depth; the rest is shared."""
     if isinstance(value, Metric):
-        return value.clone()
+        return _cloned(value)
     if isinstance(value, Tensor):
         return value if isinstance(value, nn.Parameter) or value.numel() > _LARGE else value.clone()
     if type(value).__module__ == "numpy":
@@ -233,7 +239,7 @@ def _copied(value: Any) -> Any:
         return value
     result = copy.copy(value)  # unlike the method of a dict, of the same class
     if isinstance(result, dict):
-        result.update({key: _copied(item) for key, item in value.items()})
+        result.update({key: _copied(item) for key, item in result.items()})
     elif not isinstance(result, set):
         result.clear()
         result.extend(map(_copied, value))

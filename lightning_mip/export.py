@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import copy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,84 +13,90 @@ from lightning_mip.binding import written
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.space import HSpace
 
-_OF_TRAINING = ("callbacks", "optimizer_states", "lr_schedulers", "loops", "MixedPrecision")
-_NOT_OF_HYPERNETWORK = ("include", "exclude", "force", "hypernet")
+# Attribute of the LightningModule that holds the hypernetwork, so the first part of its keys in checkpoints.
+CHILD = "hypernet"
+# Of the training alone, some by callbacks of Lightning.
+_OF_TRAINING = (
+    "callbacks",
+    "optimizer_states",
+    "lr_schedulers",
+    "loops",
+    "MixedPrecision",
+    "current_model_state",
+    "averaging_state",
+)
+_NOT_OF_HYPERNETWORK = ("include", "exclude", "force")
+_PLAIN = (bool, int, float, str, type(None))
 
 
-def read_checkpoint(source: Any) -> dict[str, Any]:
-    """Read a checkpoint from a path, or take that of a Trainer."""
-    if isinstance(source, (str, Path)):
-        checkpoint: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
-        return checkpoint
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "now.ckpt"
-        source.save_checkpoint(path, weights_only=True)
-        # Written by this process a line above, so it may hold the module's hyperparameters of any type.
-        own: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
-        return own
+def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those arguments of a hypernetwork that a checkpoint can hold, and the names of the others."""
+    own = {name: value for name, value in arguments.items() if name not in _NOT_OF_HYPERNETWORK}
+    plain = {name: value for name, value in own.items() if _is_plain(value)}
+    return {"arguments": plain, "other_arguments": [name for name in own if name not in plain]}
 
 
-def checkpoint_target(checkpoint: Mapping[str, Any]) -> str:
-    """The path of the hypernetized network, as the plug-in saved it."""
-    for state in checkpoint.get("callbacks", {}).values():
-        if isinstance(state, Mapping) and {"target", "h", "bind"} <= set(state):
-            return str(state["target"])
-    raise ValueError("The checkpoint is not of a run with Hypernetize: no callback state names its target.")
+def saved_hypernetwork(checkpoint: Mapping[str, Any]) -> tuple[HyperNetwork, str]:
+    """Rebuild the hypernetwork that a checkpoint of a run with the plug-in holds; returns it and its target."""
+    states = checkpoint.get("callbacks", {}).values()
+    own = next((s for s in states if isinstance(s, Mapping) and {"target", "h", "other_arguments"} <= set(s)), None)
+    if own is None:
+        raise ValueError(
+            "The checkpoint has no state of Hypernetize: it is of a run without it, or of its weights alone "
+            "(save_weights_only=True). Export from a Trainer that has loaded it, by validate(ckpt_path=...)."
+        )
+    if own["other_arguments"]:
+        raise ValueError(
+            f"The hypernetwork was made with {', '.join(own['other_arguments'])}, which the checkpoint cannot hold. "
+            "Export from a Trainer that has loaded it, by validate(ckpt_path=...)."
+        )
+    state = {k.removeprefix(f"{CHILD}."): v for k, v in checkpoint["state_dict"].items() if k.startswith(f"{CHILD}.")}
+    shapes = {name: torch.Size(shape) for name, shape in state["_extra_state"]["shapes"].items()}
+    hypernet = HyperNetwork(HSpace(own["h"]), shapes, **own["arguments"])
+    hypernet.load_state_dict(state)
+    return hypernet.eval(), own["target"]
 
 
 def plain_checkpoint(
-    checkpoint: Mapping[str, Any], h: Mapping[str, Tensor], target: str, child: str, arguments: Mapping[str, Any]
+    checkpoint: Mapping[str, Any], hypernet: HyperNetwork, target: str, h: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Turn a checkpoint of a run with the plug-in into one of the original module.
 
     Args:
-        checkpoint: with the hypernetwork's keys under ``child``.
-        h: component -> value.
+        checkpoint: the checkpoint; it is left as it is.
+        hypernet: its hypernetwork.
         target: path of the hypernetized network.
-        child: attribute that holds the hypernetwork.
-        arguments: those that the hypernetwork was made with.
+        h: component -> value.
 
     Returns:
         The checkpoint with ``theta(h)`` as weights, and ``h`` written into its hyperparameters where they have it.
     """
-    state = dict(checkpoint["state_dict"])
-    own = {key.removeprefix(f"{child}."): state.pop(key) for key in list(state) if key.startswith(f"{child}.")}
-    if not own:
-        raise ValueError(f"The checkpoint has no keys {child}.*: it is not of a run with Hypernetize.")
-    state.update(_weights(state, own, h, target, arguments))
+    given = hypernet.space.tensors(h)
+    if hypernet.space.is_batched(given):
+        raise ValueError(f"h holds several values ({hypernet.space.label(given)}), expected one; export one by one.")
     plain = {key: value for key, value in checkpoint.items() if key not in _OF_TRAINING}
-    plain["state_dict"] = state
+    state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(f"{CHILD}.")}
+    plain["state_dict"] = {**state, **_weights(state, hypernet, target, given)}
     if "hyper_parameters" in plain:
-        # One level is copied, which is where `hparams.name` and `name` live.
-        plain["hyper_parameters"] = type(plain["hyper_parameters"])(plain["hyper_parameters"])
-        for path, value in h.items():
-            name = path.removeprefix("hparams.")
-            if name.split(".")[0] in plain["hyper_parameters"]:
-                written(plain["hyper_parameters"], name, value)
+        plain["hyper_parameters"] = copy.deepcopy(plain["hyper_parameters"])
+        for path, value in given.items():
+            written(plain["hyper_parameters"], path.removeprefix("hparams."), value)
     return plain
 
 
 def _weights(
-    state: Mapping[str, Tensor],
-    own: Mapping[str, Any],
-    h: Mapping[str, Tensor],
-    target: str,
-    arguments: Mapping[str, Any],
+    state: Mapping[str, Tensor], hypernet: HyperNetwork, target: str, h: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    made_for = own["_extra_state"]
-    shapes = {name: torch.Size(shape) for name, shape in made_for["shapes"].items()}
-    kept = {key: value for key, value in arguments.items() if key not in _NOT_OF_HYPERNETWORK}
-    hypernet = HyperNetwork(HSpace(made_for["h"]), shapes, **kept).eval()
-    hypernet.load_state_dict(dict(own))
     with torch.no_grad():
         deltas = hypernet(h)
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name, delta in deltas.items():
-        key = next(k for k in (f"{target}.{name}", f"{target}._orig_mod.{name}") if k in state)
+        key = next(key for key in (f"{target}.{name}", f"{target}._orig_mod.{name}") if key in state)
         theta0 = state[key]
-        weight = (theta0 + delta if hypernet.residual else delta).to(theta0.dtype)
+        change = delta.to(theta0)
+        weight = theta0 + change if hypernet.residual else change
         # Tied weights stand under several names and share their storage.
-        weights.update({k: weight for k, v in state.items() if v is theta0 or _shares(v, theta0)})
+        weights.update({alias: weight for alias, other in state.items() if other is theta0 or _shares(other, theta0)})
     return weights
 
 
@@ -99,3 +104,9 @@ def _shares(one: Any, other: Tensor) -> bool:
     if not isinstance(one, Tensor) or not other.numel():
         return False
     return one.data_ptr() == other.data_ptr() and one.shape == other.shape
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN)

@@ -60,10 +60,22 @@ class _Mark:
 
 @dataclass
 class Generated:
-    """The weights of one ``h``, and the circumstances in which they are still right."""
+    """The weights of one ``h``, and the circumstances in which they are still right.
+
+    Attributes:
+        weights: name -> generated tensor.
+        versions: states of everything that the weights are made of.
+        makers: the hypernetwork's parameters with their states.
+        theta0: id of a parameter of the primary -> its state.
+        differentiable: made with gradients.
+        inference: made in inference mode.
+        mark: what has happened with them.
+    """
 
     weights: dict[str, Tensor]
     versions: tuple[Any, ...]
+    makers: list[tuple[Tensor, tuple[int, bool]]]
+    theta0: dict[int, tuple[int, bool]]
     differentiable: bool
     inference: bool
     mark: _Mark
@@ -106,9 +118,13 @@ class _Generate(torch.autograd.Function):
                     "before the optimizer's step, and without dropout in the hypernetwork."
                 )
         given = [_dense(gradient, tensor) for gradient, tensor in zip(gradients, ctx.generated, strict=True)]
+        # Manual optimization toggles what its optimizers train, also between the generation and this backward.
+        wanted = [leaf for leaf in ctx.leaves if leaf.requires_grad]
         try:
-            found = torch.autograd.grad(
-                generated, ctx.leaves, given, retain_graph=True, create_graph=again, allow_unused=True
+            found = iter(
+                torch.autograd.grad(generated, wanted, given, retain_graph=True, create_graph=again, allow_unused=True)
+                if wanted
+                else ()
             )
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
@@ -118,7 +134,12 @@ class _Generate(torch.autograd.Function):
                 "again after the step. Parameters that a method reads itself, not through a layer, are generated anew "
                 "only by a call of the whole network or by a new `with mip.at(...)` block."
             ) from error
-        return None, None, *found
+        return None, None, *(next(found) if leaf.requires_grad else None for leaf in ctx.leaves)
+
+
+def _state(parameter: Tensor) -> tuple[int, bool]:
+    """Changes with a write to the parameter, and when training of it is switched on or off."""
+    return parameter._version, parameter.requires_grad
 
 
 def _dense(gradient: Tensor | None, tensor: Tensor) -> Tensor:
@@ -160,14 +181,14 @@ class Injector:
 
     @property
     def used(self) -> bool:
-        """Whether a backward has reached the weights in place."""
-        return self._generated is not None and self._generated.mark.spent
+        """Whether a backward has ever reached generated weights."""
+        return bool(self._backwards.reached)
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         """Make sure, before ``module`` runs, that fresh weights are in place."""
         if self._paused:
             return
-        if self._outdated(module is self.root):
+        if self._outdated(module):
             self._refresh()
         if self._generated is not None:
             self._generated.mark.ran = True
@@ -190,7 +211,7 @@ class Injector:
         self.h, self._generated = checked, kept
         self._depth += 1
         try:
-            if kept is None or self._outdated(is_root=True):
+            if kept is None or self._outdated(self.root):
                 self._refresh()
             else:
                 self._install(kept.weights)
@@ -234,6 +255,16 @@ class Injector:
             self._paused = outer
             if not outer and self._generated is not None:
                 self._install(self._generated.weights)
+
+    @contextmanager
+    def substituted(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Put given weights in place, whatever ``h`` is in force."""
+        with self.paused():
+            self._install(weights)
+            try:
+                yield
+            finally:
+                self._remove()
 
     def clear(self) -> None:
         """Forget the generated weights."""
@@ -280,7 +311,7 @@ class Injector:
         found = {id(tensor): tensor for tensor in (*given, *theta0, *self.hypernet.parameters(), *nested)}
         return [tensor for tensor in found.values() if tensor.requires_grad]
 
-    def _outdated(self, is_root: bool) -> bool:
+    def _outdated(self, module: nn.Module) -> bool:
         now = self._generated
         unfit = now is None or now.mark.spent or (torch.is_grad_enabled() and not now.differentiable)
         if torch.compiler.is_compiling():
@@ -295,10 +326,14 @@ class Injector:
             return True
         if now.inference and not torch.is_inference_mode_enabled():
             return True
-        if self.active or self._in_use:
-            return is_root and now.versions != self._versions()
-        # A call by hand: anything may have changed since the last one, by a write that versions do not see too.
-        return is_root or now.versions != self._versions()
+        if not (self.active or self._in_use):
+            # A call by hand: anything may have changed since the last one, by a write that versions do not see too.
+            return module is self.root or now.versions != self._versions()
+        if module is self.root:
+            return now.versions != self._versions()
+        # A layer called by itself looks at what it needs, as it may be one of very many.
+        own = [(p, now.theta0[id(p)]) for p in module._parameters.values() if p is not None and id(p) in now.theta0]
+        return any(_state(parameter) != state for parameter, state in (*now.makers, *own))
 
     def _refresh(self) -> None:
         h = self.h
@@ -323,7 +358,13 @@ class Injector:
         if torch.is_anomaly_enabled() or next(iter(weights.values())).device.type == "cpu":
             self.check_finite(weights, h)
         self._generated = Generated(
-            weights, self._versions(), torch.is_grad_enabled(), torch.is_inference_mode_enabled(), mark
+            weights,
+            self._versions(),
+            [(p, _state(p)) for p in self.hypernet.parameters() if not p.is_inference()],
+            {id(p): _state(p) for p in map(self._parameter, self.names) if not p.is_inference()},
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            mark,
         )
         self._install(weights)
 
@@ -331,7 +372,7 @@ class Injector:
         """Changes whenever the weights would: with a write to what they are made of, or a nested hypernetwork's h."""
         own = (*self.hypernet.parameters(), *map(self._parameter, self.names))
         nested = [(each._generated and each._generated.mark, each._versions()) for each in injectors(self.hypernet)]
-        return (*(p._version for p in own if not p.is_inference()), *nested)
+        return (*(_state(p) for p in own if not p.is_inference()), *nested)
 
     def _check_used(self) -> None:
         """Warn, once, of generated tensors that no gradient came back to: the values are used, but never trained."""

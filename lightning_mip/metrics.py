@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ class BinnedMean(Metric):
 
     def update(self, value: Tensor, index: Tensor) -> None:
         """Add one value to a bin."""
-        self.total[index] += value.detach().to(self.total)
+        self.total[index] += value.detach().reshape(()).to(self.total)
         self.count[index] += 1
 
     def compute(self) -> Tensor:
@@ -93,6 +93,8 @@ class PerH(WrapperMetric):
         self.name, self.prior, self.bins = name, prior, bins
         self.labels = bin_labels(name, prior, bins)
         self.metrics: Sequence[Metric] = nn.ModuleList(metric.clone() for _ in self.labels)  # type: ignore[assignment]
+        for each in _inner(self):
+            each.dist_sync_fn = each.dist_sync_fn or gather
         self.add_state("count", torch.zeros(len(self.labels)), dist_reduce_fx="sum")
 
     def update(self, *args: Any, h: Any, **kwargs: Any) -> None:
@@ -119,9 +121,10 @@ class PerH(WrapperMetric):
 
     def compute(self) -> dict[str, Any]:
         """Bin label -> value; empty bins are left out."""
-        # Every rank computes every bin it shares, in the same order: count is summed over the ranks by now.
-        filled = [index for index, count in enumerate(self.count.tolist()) if count]
-        return {self.labels[index]: self.metrics[index].compute() for index in filled}
+        # A wrapper is not synchronised by torchmetrics; every rank has to compute the bins that any rank has filled.
+        counts = torch.stack(gather(self.count)).sum(0) if _distributed() else self.count
+        filled = [index for index, count in enumerate(counts.tolist()) if count]
+        return {self.labels[index]: _computed(self.metrics[index]) for index in filled}
 
     def reset(self) -> None:
         """Forget all updates."""
@@ -132,7 +135,9 @@ class PerH(WrapperMetric):
     def _parts(
         self, args: Sequence[Any], kwargs: dict[str, Any], h: Any
     ) -> Iterator[tuple[int, list[Any], dict[str, Any]]]:
-        value = torch.as_tensor(h[self.name] if isinstance(h, dict) else h)
+        if isinstance(h, Mapping) and self.name not in h:
+            raise ValueError(f"h has no component {self.name!r}; given were {', '.join(h)}.")
+        value = torch.as_tensor(h[self.name] if isinstance(h, Mapping) else h)
         index = bin_index(self.prior, value, self.bins)
         if index.ndim == 0:
             yield int(index), list(args), kwargs
@@ -140,6 +145,31 @@ class PerH(WrapperMetric):
         for found in index.unique().tolist():
             chosen = index == found
             yield found, [_rows(a, chosen) for a in args], {key: _rows(a, chosen) for key, a in kwargs.items()}
+
+
+def gather(tensor: Tensor, group: Any = None) -> list[Tensor]:
+    """The tensors of all ranks, whatever their shapes: a rank that saw nothing of a bin has an empty one, of any dtype.
+
+    In the place of torchmetrics' own, which expects the dtype and the number of dimensions to be the same on all ranks.
+    """
+    parts: list[Any] = [None] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(parts, tensor.detach().cpu(), group=group)
+    dtype = next((part.dtype for part in parts if part.numel()), tensor.dtype)
+    return [part.to(tensor.device, part.dtype if part.numel() else dtype) for part in parts]
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _inner(metric: nn.Module) -> Iterator[Metric]:
+    return (module for module in metric.modules() if isinstance(module, Metric))
+
+
+def _computed(metric: Metric) -> Any:
+    for each in _inner(metric):
+        each._update_count = max(each._update_count, 1)  # another rank has updated it, so that no warning is due
+    return metric.compute()
 
 
 def _rows(value: Any, chosen: Tensor) -> Any:

@@ -28,9 +28,9 @@ def run_per_sample(injector: Injector, h: Mapping[str, Tensor], args: tuple[Any,
         kwargs: keyword inputs, likewise.
 
     Raises:
-        ValueError: the batch and ``h`` differ in size, or BatchNorm is in training mode.
+        ValueError: the batch and ``h`` differ in size, BatchNorm is in training mode, or there is a recurrent layer.
     """
-    _check_batch_norm(injector.root)
+    _check_layers(injector.root)
     size = len(next(iter(h.values())))
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor) and (value.ndim == 0 or len(value) != size):
@@ -40,12 +40,13 @@ def run_per_sample(injector: Injector, h: Mapping[str, Tensor], args: tuple[Any,
 
     def one(weights: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         args, kwargs = tree_map(_add_batch, (args, kwargs))
-        output = torch.func.functional_call(injector.root, weights, args, kwargs)
-        return tree_map(_drop_batch, output)
+        # Not functional_call, which leaves the weights in modules that have several names.
+        with injector.substituted(weights):
+            return tree_map(_drop_batch, injector.root(*args, **kwargs))
 
     in_dims = (0, tree_map(_batch_dim, args), tree_map(_batch_dim, kwargs))
     weights = injector.weights(h)
-    with injector.paused(), torch.autograd.graph.disable_saved_tensors_hooks(_CHECKPOINTED):
+    with torch.autograd.graph.disable_saved_tensors_hooks(_CHECKPOINTED):
         return torch.vmap(one, in_dims=in_dims, randomness="different")(weights, args, kwargs)
 
 
@@ -61,8 +62,13 @@ def _batch_dim(value: Any) -> int | None:
     return 0 if isinstance(value, Tensor) else None
 
 
-def _check_batch_norm(module: nn.Module) -> None:
+def _check_layers(module: nn.Module) -> None:
     for name, child in module.named_modules():
+        if isinstance(child, nn.RNNBase):
+            raise ValueError(
+                f"per_sample=True cannot run the recurrent layer {name or 'at the root'}, as torch.vmap has no rule "
+                "for it; use draws_per_batch instead of per_sample."
+            )
         if isinstance(child, _BatchNorm) and (child.training or not child.track_running_stats):
             raise ValueError(
                 f"per_sample=True runs each sample alone, but the BatchNorm layer {name} takes statistics over the "

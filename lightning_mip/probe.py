@@ -1,23 +1,24 @@
-"""Running a training step for a look, without a trace; and what a hook has changed in its module."""
+"""Running a training step for a look, without a trace; and what a hook has written to in its module."""
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.seed import isolate_rng
 from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_mip.evaluation import LIGHTNINGS
 
-_DEPTH = 4
-_ITEMS = 1000
+# How deep, and how many items of each container, a description looks.
+_DEPTH, _ITEMS = 4, 1000
 
 
 class StepProbe:
@@ -26,23 +27,23 @@ class StepProbe:
     Args:
         trainer: that of the run, at this batch.
         module: the LightningModule.
-        network: whose outputs are looked at beside the step's loss.
+        network: whose outputs are looked at beside the step's.
         batch: the batch.
         batch_idx: its index.
     """
 
     def __init__(self, trainer: Any, module: Any, network: nn.Module, batch: Any, batch_idx: int) -> None:
         self.trainer, self.module, self.network = trainer, module, network
-        with_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
-        self.arguments = (batch, batch_idx) if with_index else (batch,)
+        indexed = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+        self.arguments = (batch, batch_idx) if indexed else (batch,)
 
-    def run(self) -> list[Tensor] | None:
-        """Return the tensors of the step's output and of each output of the network; None if the step fails."""
+    def run(self) -> list[Tensor]:
+        """Return the tensors of the step's output and of each output of the network; none if the step fails."""
         seen: list[Any] = []
         with ExitStack() as undo:
             undo.enter_context(isolate_rng())
             undo.enter_context(_unchanged(self.module))
-            undo.enter_context(replaced(self.module, dict.fromkeys(("log", "print"), _nothing)))
+            undo.enter_context(replaced(self.module, {"log": _nothing, "print": _nothing}))
             undo.callback(setattr, self.trainer, "loggers", self.trainer.loggers)
             self.trainer.loggers = [DummyLogger()]
             hook = self.network.register_forward_hook(lambda module, args, output: seen.append(output))
@@ -50,8 +51,9 @@ class StepProbe:
             undo.enter_context(self.trainer.precision_plugin.train_step_context())
             try:
                 seen.append(self.module.training_step(*tree_map(_copied, self.arguments)))
-            except Exception:  # If it is the module's own, the training's own step raises it again, where it belongs.
-                return None
+            except Exception:
+                # An error of the module's own comes again in training, where it belongs.
+                seen.clear()
         return [leaf.detach().clone() for leaf in tree_leaves(seen) if isinstance(leaf, Tensor)]
 
 
@@ -62,7 +64,7 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 
 @contextmanager
 def replaced(module: nn.Module, attributes: Mapping[str, Any]) -> Iterator[None]:
-    """Let attributes of the instance hide the module's own inside the block."""
+    """Let attributes of the instance hide those of its class, or its own, inside the block."""
     hidden = {name: module.__dict__[name] for name in attributes if name in module.__dict__}
     module.__dict__.update(attributes)
     try:
@@ -73,15 +75,19 @@ def replaced(module: nn.Module, attributes: Mapping[str, Any]) -> Iterator[None]
         module.__dict__.update(hidden)
 
 
-def written_to(module: nn.Module) -> dict[str, Any]:
-    """Describe all that a step may write to: two descriptions differ at the paths that were written to in between.
+def written_to(module: nn.Module, network: nn.Module) -> dict[str, Any]:
+    """Describe what a step may write to: descriptions made before and after it differ at the paths it wrote to.
 
-    Attributes of the module and of those inside it, of plain objects that they hold, buffers; not parameters.
+    Those are attributes and buffers of the module and of the modules in it, metrics included, and of plain objects that
+    they hold; not parameters, and nothing in ``network``.
     """
+    inside = {id(child) for child in network.modules()}
     found: dict[str, Any] = {}
     for prefix, child in module.named_modules():
-        values = {**child._buffers, **{k: v for k, v in vars(child).items() if k not in LIGHTNINGS}}
-        found.update({f"{prefix}.{name}".lstrip("."): _describe(value, _DEPTH) for name, value in values.items()})
+        if id(child) not in inside:
+            own = {name: value for name, value in vars(child).items() if name not in LIGHTNINGS}
+            for name, value in {**child._buffers, **own}.items():
+                found[f"{prefix}.{name}" if prefix else name] = _description(value, _DEPTH)
     return found
 
 
@@ -90,33 +96,35 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 
 
 def _copied(leaf: Any) -> Any:
-    return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+    if isinstance(leaf, Tensor):
+        return leaf.detach().clone().requires_grad_(leaf.requires_grad)
+    return copy.deepcopy(leaf)
 
 
 @contextmanager
 def _unchanged(module: nn.Module) -> Iterator[None]:
     """Put back, after the block, the attributes of all modules: what they are bound to, and what is in them."""
-    restore = [_restorer(vars(child)) for child in module.modules()]
+    restorers = [_restorer(vars(child)) for child in module.modules()]
     try:
         yield
     finally:
-        for each in restore:
-            each()
+        for restore in restorers:
+            restore()
 
 
-def _restorer(value: Any) -> Callable[[], None]:
-    """A function that fills ``value`` with what is in it now, at every depth of plain containers."""
+def _restorer(value: Any) -> Callable[[], object]:
+    """A function that puts back into ``value`` what is in it now, at every depth of plain containers."""
     if isinstance(value, torch.Generator):
         state = value.get_state()
-        return lambda: _done(value.set_state(state))
-    if isinstance(value, Tensor):
-        if isinstance(value, nn.Parameter) or value.requires_grad:
-            return _nothing
+        return lambda: value.set_state(state)
+    if isinstance(value, nn.Parameter):  # written to by the optimizer alone
+        return _nothing
+    if isinstance(value, Tensor) and not value.requires_grad:
         numbers = value.clone()
-        return lambda: _done(value.data.copy_(numbers))
+        return lambda: value.data.copy_(numbers)
     if not isinstance(value, (dict, list, set, deque)):
         return _nothing
-    items = dict(value) if isinstance(value, dict) else list(value)
+    items = copy.copy(value)
     inner = [_restorer(item) for item in (items.values() if isinstance(items, dict) else items)]
 
     def restore() -> None:
@@ -128,20 +136,21 @@ def _restorer(value: Any) -> Callable[[], None]:
     return restore
 
 
-def _done(result: Any) -> None:
-    pass
-
-
-def _describe(value: Any, depth: int) -> Any:
-    if isinstance(value, nn.Parameter) or depth == 0:
+def _description(value: Any, depth: int) -> Any:
+    if depth == 0 or isinstance(value, nn.Parameter):
         return None
-    if isinstance(value, Tensor):
-        return id(value), value._version if not value.is_inference() else None
-    if isinstance(value, (dict, list, set, deque)):
-        items = list(value.values() if isinstance(value, dict) else value)[:_ITEMS]
-        return id(value), len(value), [_describe(item, depth - 1) for item in items]
     if isinstance(value, (bool, int, float, str, type(None))):
         return repr(value)
-    if isinstance(value, nn.Module) or callable(value) or not hasattr(value, "__dict__"):
+    if isinstance(value, Tensor):
+        return id(value), None if value.is_inference() else value._version
+    if isinstance(value, (dict, list, set, deque)):
+        items = list(value.values() if isinstance(value, dict) else value)[:_ITEMS]
+        return id(value), len(value), [_description(item, depth - 1) for item in items]
+    if isinstance(value, nn.Module) or callable(value) or not hasattr(value, "__dict__") or _of_lightning(value):
         return id(value)
-    return id(value), {name: _describe(item, depth - 1) for name, item in vars(value).items()}
+    return id(value), {name: _description(item, depth - 1) for name, item in vars(value).items()}
+
+
+def _of_lightning(value: Any) -> bool:
+    """Whether it is a data module, logger or the like, which change with every batch."""
+    return any(base.__module__.startswith(("lightning.", "pytorch_lightning.")) for base in type(value).__mro__)

@@ -22,11 +22,11 @@ Trainers = Callable[..., L.Trainer]
 
 @pytest.fixture
 def saved(trainer: Trainers, tmp_path: Path) -> Callable[[L.LightningModule], Path]:
-    """Train a module for an epoch, without validation, and save it."""
+    """Train a module for an epoch and save it."""
 
     def save(model: L.LightningModule) -> Path:
         runner = trainer(max_epochs=1)
-        runner.fit(model, loader(), [])
+        runner.fit(model, loader(), loader(seed=1) if isinstance(model, Evaluated) else None)
         runner.save_checkpoint(tmp_path / "model.ckpt")
         return tmp_path / "model.ckpt"
 

@@ -53,7 +53,7 @@ def test_a_tensor_across_two_blocks_gets_its_numbers_from_both() -> None:
 
 
 @torch.no_grad()
-def norms(shapes: dict[str, Size], init: str | dict[str, float] = "fan_out", heads: int = 300) -> dict[str, float]:
+def norms(shapes: dict[str, Size], init: str | dict[str, float] = "fan_out", heads: int = 200) -> dict[str, float]:
     """Root mean square, over initialisations, of the norm of each generated tensor for features of norm 1."""
     head = FullHead(FEATURES, shapes).double()
     x = torch.nn.functional.normalize(features(1))
@@ -68,17 +68,17 @@ def norms(shapes: dict[str, Size], init: str | dict[str, float] = "fan_out", hea
 def test_each_tensor_starts_with_the_norm_of_the_features_whatever_its_size() -> None:
     found = norms(SHAPES)
     assert found.pop("empty") == 0
-    assert found == pytest.approx(dict.fromkeys(found, 1.0), rel=0.1)
+    assert found == pytest.approx(dict.fromkeys(found, 1.0), rel=0.15)
 
 
 def test_a_tensor_starts_with_the_same_norm_whatever_is_generated_beside_it() -> None:
     alone, beside = norms({"v": Size([9])}), norms({"large": Size([500]), "v": Size([9])})
-    assert alone["v"] == pytest.approx(beside["v"], rel=0.1)
+    assert alone["v"] == pytest.approx(beside["v"], rel=0.15)
 
 
 def test_the_norm_of_each_tensor_may_be_asked_for() -> None:
     wanted = {"matrix": 0.5, "number": 3.0, "vector": 0.0, "empty": 1.0, "kernel": 10.0}
-    assert norms(SHAPES, wanted) == pytest.approx({**wanted, "empty": 0.0}, rel=0.1)
+    assert norms(SHAPES, wanted) == pytest.approx({**wanted, "empty": 0.0}, rel=0.15)
 
 
 @pytest.mark.parametrize("bias", [False, True])

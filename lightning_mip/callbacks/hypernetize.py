@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,23 +14,23 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
 from lightning_mip.binding import bound, check_path
 from lightning_mip.callbacks.sample_h import SampleH, show_in_progress_bar
 from lightning_mip.evaluation import GridEvaluation, grid_of
-from lightning_mip.export import checkpoint_target, plain_checkpoint, read_checkpoint
+from lightning_mip.export import CHILD, plain_arguments, plain_checkpoint, saved_hypernetwork
+from lightning_mip.hooks import GridHooks, evaluation_hooks, hooks_at, overrides
 from lightning_mip.hypernetize import hypernetize
+from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import Injector, injectors
 from lightning_mip.priors import Prior
-from lightning_mip.probe import StepProbe, same
+from lightning_mip.probe import StepProbe, replaced, same
 from lightning_mip.space import HSpace
 
-_CHILD = "hypernet"
-_EVALUATED = {
-    "validate": ("validation_step", "on_validation_epoch_start", "on_validation_epoch_end"),
-    "test": ("test_step", "on_test_epoch_start", "on_test_epoch_end"),
-}
+# Attribute of the LightningModule that holds what it was hypernetized with.
+_RECORD = "_hypernetized_with"
 
 
 class Hypernetize(L.Callback):
@@ -46,7 +49,7 @@ class Hypernetize(L.Callback):
         exclude: which are not.
         bind: whether the keys of ``h`` are attributes to set: True, False (a noise draw, that nothing reads), or the
             list of those that are.
-        eval: ``grid``, or ``center`` to evaluate once, at the center of the priors, under the plain names.
+        eval: ``grid``; or ``center``, to evaluate once, at the center of the priors, under the plain names.
         eval_grid: values of ``h`` in evaluation: points per component, or a list of mappings.
         predict_h: ``h`` of prediction; None for the center of the priors.
         sampler: how ``h`` is drawn; None for ``SampleH()``.
@@ -81,68 +84,67 @@ class Hypernetize(L.Callback):
         self.space = h if isinstance(h, HSpace) else HSpace(h or {})
         self.arguments = {"include": include, "exclude": exclude, **(hypernet or {}), **arguments}
         self.bound_paths = self._checked_bind(bind)
-        self.eval = eval
-        self.grid = [self.space.center()] if eval == "center" else grid_of(self.space, eval_grid)
+        self.grid = None if eval == "center" else grid_of(self.space, eval_grid)
         self.predict_h = self.space.center() if predict_h is None else self.space.tensors(predict_h)
         self.sampler = sampler or SampleH()
         self._path = target
         self._injector: Injector | None = None
-        self._evaluation: GridEvaluation | None = None
-        self._binding: Any = None
-        self._checked = False
+        self._undo = ExitStack()
+        self._undo_setup = ExitStack()
+        self._probed = False
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Check the surroundings, and attach now or, where the network is made later, once it is there."""
+        _check_module(pl_module)
         _check_strategy(trainer)
         _check_order(trainer, self)
         if self._can_attach(pl_module):
             self._attach(pl_module)
-        else:
-            # A partial, not a closure, so that a deepcopy of the module (weight averaging) attaches to the copy.
-            original = pl_module.configure_model
-            pl_module.__dict__["configure_model"] = functools.partial(self._attach_after, original, pl_module)
+            return
+        _check_no_early_copy(trainer)
+        # A partial, not a closure, so that a deepcopy of the module (weight averaging) attaches to the copy.
+        attach = functools.partial(self._attach_after, pl_module.configure_model, pl_module)
+        self._undo_setup.enter_context(replaced(pl_module, {"configure_model": attach}))
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Leave the module's own methods in place; the hypernetwork stays attached."""
-        pl_module.__dict__.pop("configure_model", None)
+        """Put the module's own methods back; the hypernetwork stays attached."""
+        self._undo_setup.close()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """See to it that the hypernetwork is trained, by the optimizer that trains the network."""
-        missing = [p for p in self.injector.hypernet.parameters() if id(p) not in _optimized(trainer)]
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        trained = {id(p) for group in groups for p in group["params"]}
+        missing = [p for p in self.injector.hypernet.parameters() if id(p) not in trained]
         if missing:
             theta0 = {id(p) for p in self.injector.root.parameters()}
-            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             holding = [group for group in groups if any(id(p) in theta0 for p in group["params"])]
             (holding or groups)[0]["params"].extend(missing)
-        self._checked = False
+        self._probed = False
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """From a run without the plug-in take theta0 alone: optimizer and progress are of another training."""
-        if any(key.startswith(f"{_CHILD}.") for key in checkpoint["state_dict"]):
-            return
-        checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
-        checkpoint.pop("loops", None)
+        """From a run without the plug-in take theta0 alone: progress and other states are of another training."""
+        if not any(key.startswith(f"{CHILD}.") for key in checkpoint["state_dict"]):
+            checkpoint.update(optimizer_states=[], lr_schedulers=[], callbacks={})
+            checkpoint.pop("loops", None)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Draw ``h``, bring its weights into force and set the attributes."""
         h = self.sampler.draw(trainer, self.space)
         self._enter(pl_module, h)
         show_in_progress_bar(trainer, pl_module, h)
-        if not self._checked:
+        if not self._probed:
+            self._probed = True
             self._warn_of_unread(trainer, pl_module, batch, batch_idx)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Put the attributes back and drop the weights."""
-        if not self._checked and outputs is not None and not self.injector.used:
-            raise MisconfigurationException(
-                f"The first training step did not use the network {self._path!r}: no gradient reached its generated "
-                "weights. Name the network that training_step runs as target."
-            )
-        self._checked = True
         self._leave()
+        if outputs and pl_module.automatic_optimization:
+            self._check_used()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Check, once per epoch, that generated weights are finite."""
+        """Check that the network was used and that its weights are finite."""
+        self._check_used()
         self.injector.check_finite_at(self.injector.h or self.space.center())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -151,11 +153,11 @@ class Hypernetize(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Begin evaluation on the grid."""
-        self._start_evaluation(pl_module, "validate")
+        self._start_evaluation(pl_module, "validation")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """End it."""
-        self._end_evaluation(pl_module)
+        self._leave()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Begin evaluation on the grid."""
@@ -163,21 +165,23 @@ class Hypernetize(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """End it."""
-        self._end_evaluation(pl_module)
+        self._leave()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Predict at ``predict_h``."""
         self._enter(pl_module, self.predict_h)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Put the attributes back and drop the weights."""
+        """Put the attributes back, drop the weights, and return to the center of the priors."""
         self._leave()
+        self.injector.h = self.space.center()
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Leave the module as it was."""
+        self._undo_setup.close()
         if self._injector is not None:
-            self._end_evaluation(pl_module)
             self._leave()
+            self._injector.h = self.space.center()
 
     @property
     def injector(self) -> Injector:
@@ -191,20 +195,41 @@ class Hypernetize(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What was attached, in plain data."""
-        return {"target": self._path, "h": self.space.config(), "bind": self.bound_paths}
+        return {
+            "target": self._path,
+            "h": self.space.config(),
+            "bind": self.bound_paths,
+            **plain_arguments(self.arguments),
+        }
 
-    def export(self, source: Any, h: Mapping[str, Any], path: str | Path) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has nothing to undo."""
+        return {**self.__dict__, "_undo": ExitStack(), "_undo_setup": ExitStack()}
+
+    @staticmethod
+    def export(source: Any, h: Mapping[str, Any], path: str | Path) -> None:
         """Write a checkpoint for one ``h`` that the original, unmodified LightningModule class loads.
 
         Args:
-            source: a Trainer after ``fit``, or the path of a checkpoint of a run with this plug-in.
+            source: a Trainer with this callback, after a run, or the path of a checkpoint that it has written.
             h: attribute path -> value; written into the saved hyperparameters where they have it.
             path: the file to write.
         """
-        checkpoint = read_checkpoint(source)
-        given = self.space.tensors(h)
-        prefix = self._path or checkpoint_target(checkpoint)
-        torch.save(plain_checkpoint(checkpoint, given, prefix, _CHILD, self.arguments), path)
+        if isinstance(source, (str, Path)):
+            checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+            torch.save(plain_checkpoint(checkpoint, *saved_hypernetwork(checkpoint), h), path)
+            return
+        plugin = next((callback for callback in source.callbacks if isinstance(callback, Hypernetize)), None)
+        if plugin is None:
+            raise ValueError("The Trainer has no Hypernetize among its callbacks; give the one that ran with it.")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "now.ckpt"
+            source.save_checkpoint(file, weights_only=True)
+            if source.is_global_zero:
+                # Of this process, a line above, so it may hold hyperparameters of any type.
+                checkpoint = torch.load(file, map_location="cpu", weights_only=False)
+                hypernet = copy.deepcopy(plugin.injector.hypernet).cpu().eval()
+                torch.save(plain_checkpoint(checkpoint, hypernet, plugin._path or "", h), path)
 
     def _checked_bind(self, bind: bool | list[str]) -> list[str]:
         if isinstance(bind, bool):
@@ -216,13 +241,12 @@ class Hypernetize(L.Callback):
 
     def _can_attach(self, pl_module: Any) -> bool:
         """Whether the network is there before the module's own ``setup`` and ``configure_model`` have run."""
-        if self.target is None:
-            return not (_overrides(pl_module, "setup") or _overrides(pl_module, "configure_model"))
+        if not (overrides(pl_module, "setup") or overrides(pl_module, "configure_model")):
+            return True  # or never
         try:
-            pl_module.get_submodule(self.target)
+            return self.target is not None and pl_module.get_submodule(self.target) is not None
         except AttributeError:
             return False
-        return True
 
     def _attach_after(self, configure_model: Callable[[], None], pl_module: Any) -> None:
         configure_model()
@@ -230,104 +254,116 @@ class Hypernetize(L.Callback):
 
     def _attach(self, pl_module: Any) -> None:
         """Attach once; a module that has been attached before (fit again, test after fit) stays as it is."""
-        self._path, network = _find(pl_module, self.target)
-        for name in self.bound_paths:
-            check_path(pl_module, name)
-        found = [injector for injector in injectors(pl_module) if injector.root is network]
-        if found:
-            self._adopt(found[0])
-            return
-        if hasattr(pl_module, _CHILD):
+        own = getattr(pl_module, CHILD, None)
+        if own is not None and not isinstance(own, HyperNetwork):
             raise MisconfigurationException(
-                f"{type(pl_module).__name__} has an attribute {_CHILD!r} of its own, where Hypernetize keeps the "
+                f"{type(pl_module).__name__} has an attribute {CHILD!r} of its own, where Hypernetize keeps the "
                 "hypernetwork; rename it."
             )
-        setattr(pl_module, _CHILD, hypernetize(network, self.space, **self.arguments))
-        self._injector = injectors(network)[0]
+        self._path, network = _find(pl_module, self.target)
+        for name in self.bound_paths:
+            check_path(pl_module, name, self.space.center()[name])
+        found = injectors(pl_module)
+        self._injector = next((each for each in found if each.root is network and each.hypernet is own), None)
+        if self._injector is not None:
+            self._check_equal(getattr(pl_module, _RECORD))
+        else:
+            if found:
+                raise MisconfigurationException(
+                    f"{type(pl_module).__name__} holds a hypernetized network already; mip.dehypernetize it first, as "
+                    "Hypernetize attaches the one hypernetwork itself."
+                )
+            setattr(pl_module, CHILD, hypernetize(network, self.space, **self.arguments))
+            setattr(pl_module, _RECORD, self._record())
+            self._injector = next(each for each in injectors(network) if each.root is network)
+            pl_module.register_load_state_dict_pre_hook(_start_from_plain)
         self._injector.h = self.space.center()
-        pl_module.register_load_state_dict_pre_hook(_start_from_plain)
 
-    def _adopt(self, injector: Injector) -> None:
-        if injector.hypernet.space.config() != self.space.config():
+    def _record(self) -> dict[str, Any]:
+        return {"h": self.space, **self.arguments}
+
+    def _check_equal(self, record: Mapping[str, Any]) -> None:
+        mine = self._record()
+        differing = [name for name in {**record, **mine} if _listed(record.get(name)) != _listed(mine.get(name))]
+        if differing:
+            theirs, ours = (", ".join(f"{name}={r.get(name)!r}" for name in differing) for r in (record, mine))
             raise MisconfigurationException(
-                f"The network {self._path!r} is hypernetized for h = {injector.hypernet.space} already, this callback "
-                f"has h = {self.space}; use the same h, or mip.dehypernetize it first."
+                f"The network {self._path!r} is hypernetized already, with {theirs}; this callback has {ours}. Use the "
+                "same arguments, or mip.dehypernetize it first."
             )
-        self._injector = injector
+
+    def _bound(self, pl_module: Any, h: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        return bound(pl_module, {name: h[name] for name in self.bound_paths})
 
     def _enter(self, pl_module: Any, h: Mapping[str, Tensor]) -> None:
         self._leave()
         self.injector.use(h)
-        self._binding = bound(pl_module, {name: h[name] for name in self.bound_paths})
-        self._binding.__enter__()
+        self._undo.enter_context(self._bound(pl_module, h))
 
     def _leave(self) -> None:
         self.injector.clear()
-        if self._binding is not None:
-            binding, self._binding = self._binding, None
-            binding.__exit__(None, None, None)
+        self._undo.close()
 
     def _start_evaluation(self, pl_module: Any, stage: str) -> None:
         self._leave()
+        hooks = evaluation_hooks(pl_module, stage)
+        if self.grid is None:
+            at = functools.partial(self._at, pl_module, self.space.center())
+            self._undo.enter_context(replaced(pl_module, hooks_at(hooks, at)))
+            return
+        evaluation = GridEvaluation(
+            pl_module, self.injector, self.grid, enter=functools.partial(self._bound, pl_module)
+        )
+        self._undo.enter_context(replaced(pl_module, GridHooks(evaluation).wrap(hooks)))
+        self._undo.callback(evaluation.close)
 
-        def enter(h: Mapping[str, Tensor]) -> Any:
-            return bound(pl_module, {name: h[name] for name in self.bound_paths})
+    @contextmanager
+    def _at(self, pl_module: Any, h: Mapping[str, Tensor]) -> Iterator[None]:
+        with self.injector.at(h), self._bound(pl_module, h):
+            yield
 
-        self._evaluation = GridEvaluation(pl_module, self.injector, self.grid, enter, plain=self.eval == "center")
-        for name in _EVALUATED[stage]:
-            pl_module.__dict__[name] = _on_grid(self._evaluation, getattr(pl_module, name))
-
-    def _end_evaluation(self, pl_module: Any) -> None:
-        for name in (name for names in _EVALUATED.values() for name in names):
-            pl_module.__dict__.pop(name, None)
-        if self._evaluation is not None:
-            self._evaluation.close()
-        self._evaluation = None
+    def _check_used(self) -> None:
+        if not self.injector.used:
+            raise MisconfigurationException(
+                f"Training did not use the network {self._path!r}: no gradient reached its generated weights. Name the "
+                "network that training_step runs as target."
+            )
 
     def _warn_of_unread(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Warn of attributes that the step does not read, such as one that was used up when a layer was made."""
-        if not self.bound_paths or not pl_module.automatic_optimization:
+        # Manual optimization would take its steps; a step that takes the iterator would use up batches.
+        by_hand = not pl_module.automatic_optimization
+        if by_hand or is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
             return
-        h = dict(self.injector.h or {})
-        probe = StepProbe(pl_module, self.injector.root, batch, batch_idx)
-        before = probe.run()
+        h = self.injector.h or {}
+        probe = StepProbe(trainer, pl_module, pl_module.get_submodule(self._path), batch, batch_idx)
+        before = probe.run() if self.bound_paths else []
         for name in self.bound_paths:
             other = next((g[name] for g in self.space.grid(2) if not torch.equal(g[name], h[name])), None)
-            if other is not None:
-                with bound(pl_module, {name: other}):
-                    changed = not same(before, probe.run())
-                if not changed:
-                    rank_zero_warn(
-                        f"Changing {name} changes neither the loss nor the output of {self._path!r} at equal weights: "
-                        "the step does not read it. If a layer was made from it, bind that layer's attribute instead "
-                        f"(such as '{self._path}.dropout.p'); bind=False if nothing is to read it."
-                    )
-
-
-def _on_grid(evaluation: GridEvaluation, hook: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(hook)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if evaluation.active:
-            return hook(*args, **kwargs)
-        return evaluation.run(functools.partial(hook, *args, **kwargs))
-
-    return run
+            if not before or other is None:
+                continue
+            with bound(pl_module, {name: other}):
+                unread = same(before, probe.run())
+            if unread:
+                rank_zero_warn(
+                    f"On the first batch, changing {name} changes neither what training_step returns nor the output of "
+                    f"{self._path!r}: the step does not seem to read it. If a layer was made from it, bind that "
+                    f"layer's attribute instead (such as '{self._path}.dropout.p'); leave it out of bind if nothing is "
+                    "to read it."
+                )
 
 
 def _find(pl_module: Any, target: str | None) -> tuple[str, nn.Module]:
     if target is None:
-        children = {
-            name: m
-            for name, m in pl_module.named_children()
-            if name != _CHILD and next(m.parameters(), None) is not None
+        found = {
+            name: m for name, m in pl_module.named_children() if name != CHILD and any(True for _ in m.parameters())
         }
-        if len(children) != 1:
-            listed = ", ".join(children) or "none"
+        if len(found) != 1:
             raise MisconfigurationException(
-                f"target is None, but {type(pl_module).__name__} has {len(children)} children with parameters: "
-                f"{listed}; name one as target."
+                f"target is None, but {type(pl_module).__name__} has {len(found)} children with parameters: "
+                f"{', '.join(found) or 'none'}; name one as target."
             )
-        return next(iter(children.items()))
+        target = next(iter(found))
     try:
         module: nn.Module = pl_module.get_submodule(target)
     except AttributeError as error:
@@ -338,31 +374,34 @@ def _find(pl_module: Any, target: str | None) -> tuple[str, nn.Module]:
     return target, getattr(module, "_orig_mod", module)
 
 
-def _overrides(pl_module: Any, name: str) -> bool:
-    """Whether the module's class writes this hook itself; by name, since the module may be of either namespace."""
-    return not getattr(type(pl_module), name).__module__.startswith(("lightning.", "pytorch_lightning."))
-
-
-def _optimized(trainer: L.Trainer) -> set[int]:
-    return {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+def _listed(value: Any) -> Any:
+    """A config gives lists where Python code gives tuples."""
+    return list(value) if isinstance(value, tuple) else value.config() if isinstance(value, HSpace) else value
 
 
 def _start_from_plain(module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
     """Let a checkpoint of a run without the plug-in load: theta0 starts there, the hypernetwork is new."""
-    if any(key.startswith(f"{prefix}{_CHILD}.") for key in state_dict):
+    if any(key.startswith(f"{prefix}{CHILD}.") for key in state_dict):
         return
-    hypernet = getattr(module, _CHILD)
-    state_dict.update({f"{prefix}{_CHILD}.{key}": value for key, value in hypernet.state_dict().items()})
+    hypernet = getattr(module, CHILD)
+    state_dict.update({f"{prefix}{CHILD}.{key}": value for key, value in hypernet.state_dict().items()})
     rank_zero_info("The checkpoint is of a run without Hypernetize: theta0 starts from it, the hypernetwork is new.")
 
 
-def _check_strategy(trainer: L.Trainer) -> None:
-    launcher = type(trainer.strategy.launcher).__name__
-    if launcher == "_MultiProcessingLauncher":
+def _check_module(pl_module: Any) -> None:
+    if any(base.__name__ == "HyperLightningModule" for base in type(pl_module).__mro__):
         raise MisconfigurationException(
-            "Hypernetize attaches in the training processes, and strategies that spawn or fork (ddp_spawn, ddp_fork, "
-            "ddp_notebook) bring back only what the module had before: the hypernetwork would be lost. Use "
-            "strategy='ddp', or call mip.hypernetize before fit."
+            f"{type(pl_module).__name__} is a HyperLightningModule, which has a hypernetwork already; leave "
+            "Hypernetize out. It is for LightningModules that know nothing of h."
+        )
+
+
+def _check_strategy(trainer: Any) -> None:
+    if any(base.__name__ == "_MultiProcessingLauncher" for base in type(trainer.strategy.launcher).__mro__):
+        raise MisconfigurationException(
+            "Hypernetize attaches in the training processes, and strategies that spawn or fork them (ddp_spawn, "
+            "ddp_fork, ddp_notebook) bring back only what the module had before: the hypernetwork would be lost. Use "
+            "strategy='ddp'."
         )
 
 
@@ -373,4 +412,13 @@ def _check_order(trainer: Any, plugin: Hypernetize) -> None:
         raise MisconfigurationException(
             f"{before[0]} stands before Hypernetize in callbacks, so it would average the module without its "
             "hypernetwork; put Hypernetize first."
+        )
+
+
+def _check_no_early_copy(trainer: Any) -> None:
+    if any(type(callback).__name__ == "StochasticWeightAveraging" for callback in trainer.callbacks):
+        raise MisconfigurationException(
+            "StochasticWeightAveraging copies the module before setup and configure_model, where its network may be "
+            "made, so it would average the module without its hypernetwork; make the network in __init__ and name it "
+            "as target."
         )

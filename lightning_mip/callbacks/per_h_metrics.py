@@ -61,7 +61,7 @@ class PerHMetrics(L.Callback):
         for name, component in self._keys():
             mean = self._means.setdefault((name, component), self._new_mean(space, component).to(pl_module.device))
             mean._update_count = max(mean._update_count, 1)  # a rank without a value takes part in the sum all the same
-            values = mean.compute()
+            values = mean.compute().reshape(-1)  # torchmetrics makes a single bin a number
             for label, value in zip(bin_labels(component, space[component], self.bins), values, strict=True):
                 if not value.isnan():
                     pl_module.log(f"{name}/{label}", value)

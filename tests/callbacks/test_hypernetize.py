@@ -1,0 +1,715 @@
+"""Hypernetize: a callback that makes hyperparameters of somebody else's LightningModule dials."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import lightning as L
+import pytest
+import pytorch_lightning
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    TQDMProgressBar,
+    WeightAveraging,
+)
+from torch import Tensor, nn
+
+import lightning_mip as mip
+from lightning_mip.cli import main
+from tests import habits
+from tests.habits import HABITS, LAM, Habit, penalised
+from tests.tasks import BATCHES, SMALL, Net, SaveAt, Task, loader, make
+
+Trainers = Callable[..., Any]
+
+LAMS = [0.0, 0.5, 1.0]
+EPOCHS = 2
+
+
+def plugin(habit: Habit = HABITS["network in __init__"], /, **arguments: Any) -> mip.Hypernetize:
+    """The callback for a habit: its hyperparameter on [0, 1], evaluated at three values."""
+    defaults = {"target": habit.target, "h": {habit.path: mip.Uniform(0, 1)}, "eval_grid": 3, **SMALL}
+    return mip.Hypernetize(**{**defaults, **arguments})
+
+
+def sequence(batches: int, **arguments: Any) -> list[float]:
+    """The values of the hyperparameter that a run has to draw."""
+    space = mip.HSpace({"hparams.lam": mip.Uniform(0, 1)})
+    return [float(space.sample(**{"seed": 0, **arguments}, step=step)["hparams.lam"]) for step in range(batches)]
+
+
+class Seen(habits.InInit):
+    """Remembers the value of its hyperparameter in each training step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.__dict__.setdefault("seen", []).append(self.hparams.lam)
+        return super().training_step(batch, batch_idx)
+
+
+def drawn(module: Any) -> Any:
+    """The values that the training steps of a `Seen` saw; those of the look at the first batch are put back."""
+    return pytest.approx(module.__dict__.get("seen", []), rel=1e-6)
+
+
+class Start(L.Callback):
+    """Remembers the parameters that training starts from."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.parameters = {name: p.detach().clone() for name, p in pl_module.named_parameters()}
+
+
+def outputs(habit: Habit, module: Any, lam: float, data: Any) -> tuple[Tensor, Tensor]:
+    """Predictions and targets of all samples at one h, by a plain network."""
+    x, y = data.dataset.tensors
+    with torch.no_grad():
+        return habit.apply(module, mip.materialize(module, {habit.path: lam}).eval(), x), y
+
+
+def by_hand(habit: Habit, module: Any, lams: list[float] = LAMS) -> dict[str, float]:
+    """What validation has to log: one value for each h, and the mean under the plain name."""
+    expected = {}
+    for index, data in enumerate(habit.data()):
+        suffix = f"/dataloader_idx_{index}" if habit.loaders > 1 else ""
+        for name, measure in habit.measures.items():
+            values = [float(measure(*outputs(habit, module, lam, data), lam)) for lam in lams]
+            for lam, value in zip(lams, values, strict=True):
+                expected[f"{name}/{habit.path}={lam:g}{suffix}"] = value
+            expected[f"{name}{suffix}"] = sum(values) / len(values)
+    return expected
+
+
+def logged(trainer: Any, names: Any) -> dict[str, float]:
+    return {key: float(value) for key, value in trainer.callback_metrics.items() if key in names}
+
+
+def near(values: Mapping[str, float]) -> Any:
+    return pytest.approx(dict(values), rel=1e-4, abs=1e-5)
+
+
+def assert_clean(module: Any, network: nn.Module) -> None:
+    """Nothing of the plug-in is in the module but the hypernetwork: no hook, no generated weight, the center of h."""
+    assert not {"log", "print", "configure_model", "validation_step", "test_step"} & set(vars(module))
+    assert not any(isinstance(value, Tensor) for child in network.modules() for value in vars(child).values())
+
+
+def parameters(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    one, other = (parameters(each) if isinstance(each, nn.Module) else each for each in (one, other))
+    assert list(one) == list(other)
+    for name, parameter in one.items():
+        assert torch.equal(parameter, other[name]), name
+
+
+# --- Modules of any habit, of both namespaces
+
+
+def _habits_of(namespace: ModuleType) -> dict[str, Habit]:
+    """The same modules, written by somebody who imports ``namespace`` for ``lightning``."""
+    spec = importlib.util.spec_from_file_location(f"tests.habits_{namespace.__name__}", habits.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with mock.patch.dict(sys.modules, {"lightning": namespace, spec.name: module}):
+        spec.loader.exec_module(module)
+    return module.HABITS
+
+
+@pytest.fixture(params=["lightning", "pytorch_lightning"])
+def namespace(request: pytest.FixtureRequest, trainer: Trainers) -> tuple[dict[str, Habit], Trainers]:
+    """The table of habits and the Trainers of each namespace."""
+    if request.param == "lightning":
+        return HABITS, trainer
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+    def foreign(**arguments: Any) -> Any:
+        with mock.patch.object(L, "Trainer", pytorch_lightning.Trainer):
+            return trainer(**arguments)
+
+    return _habits_of(pytorch_lightning), foreign
+
+
+@pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated")
+@pytest.mark.parametrize("name", HABITS)
+def test_a_module_of_any_habit(namespace: tuple[dict[str, Habit], Trainers], tmp_path: Path, name: str) -> None:
+    table, trainer = namespace
+    habit = table[name]
+    module = habit.make()
+    original = habit.value(module)
+    callback, start = plugin(habit), Start()
+    runner = trainer(max_epochs=1, callbacks=[callback, start])
+    runner.fit(module, loader(), habit.data() or None)
+    target = callback.state_dict()["target"]
+    network = module.get_submodule(target)
+
+    # Hypernetwork and theta0 are trained.
+    trained = {key for key, p in module.named_parameters() if not torch.equal(p, start.parameters[key])}
+    assert {key for key in start.parameters if key.startswith(("hypernet.", f"{target}."))} <= trained
+
+    # Validation has logged every h, and the mean.
+    expected = by_hand(habit, module)
+    assert logged(runner, expected) == near(expected)
+
+    # The module is as it was.
+    assert habit.value(module) is original
+    assert_clean(module, network)
+
+    # One h is a checkpoint that the class itself loads.
+    path = tmp_path / "plain.ckpt"
+    mip.Hypernetize.export(runner, {habit.path: 0.7}, path)
+    checkpoint = torch.load(path, weights_only=True)
+    if habit.ready is None:
+        loaded = type(module).load_from_checkpoint(path)
+    else:
+        loaded = habit.ready(checkpoint["state_dict"])
+    x = loader().dataset.tensors[0]
+    plain = mip.materialize(module, {habit.path: 0.7})
+    assert torch.equal(habit.apply(module, plain, x), habit.apply(loaded, loaded.get_submodule(target), x))
+    saved = checkpoint["hyper_parameters"]
+    for key in habit.saved:
+        saved = saved[key]
+    assert not habit.saved or saved == 0.7
+
+
+def test_namespaces_do_not_mix(namespace: tuple[dict[str, Habit], Trainers]) -> None:
+    table, trainer = namespace
+    assert type(trainer()).__module__.split(".")[0] == type(table["buffer"].make()).__mro__[-6].__module__.split(".")[0]
+
+
+# --- Training
+
+
+def trained_by_hand(
+    module: Any,
+    *,
+    accumulate: int = 1,
+    clip: Callable[[Any], Any] = lambda parameters: None,
+    dtype: torch.dtype = torch.float32,
+    autocast: bool = False,
+    path: str = "hparams.lam",
+) -> Any:
+    """Train a copy of an `InInit` by a plain loop: h of each batch from the space, the loss inside ``mip.at``."""
+    module = copy.deepcopy(module)
+    torch.manual_seed(1)
+    module.hypernet = mip.hypernetize(module.net, {path: mip.Uniform(0, 1)}, **SMALL)
+    module.to(dtype)
+    optimizer = module.configure_optimizers()
+    step = 0
+    for _ in range(EPOCHS):
+        for batch in loader():
+            h = module.hypernet.space.sample(seed=0, step=step)
+            with mip.at(module.net, h):
+                x, y = (part.to(dtype) for part in batch)
+                with torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext():
+                    loss = penalised(module.net(x), y, float(f"{float(h[path]):.7g}"))
+                (loss / accumulate).backward()
+            step += 1
+            if step % accumulate == 0:
+                clip(module.parameters())
+                optimizer.step()
+                optimizer.zero_grad()
+    return module
+
+
+@pytest.mark.parametrize(
+    ("loop", "arguments"),
+    [
+        pytest.param({}, {}, id="plain"),
+        pytest.param({"accumulate": 2}, {"accumulate_grad_batches": 2}, id="accumulation"),
+        pytest.param(
+            {"clip": lambda p: nn.utils.clip_grad_norm_(p, 0.05)}, {"gradient_clip_val": 0.05}, id="clipping"
+        ),
+        pytest.param({"dtype": torch.float64}, {"precision": "64-true"}, id="64-true"),
+        pytest.param({"dtype": torch.bfloat16}, {"precision": "bf16-true"}, id="bf16-true"),
+        pytest.param({"autocast": True}, {"precision": "bf16-mixed"}, id="bf16-mixed"),
+    ],
+)
+def test_fit_equals_the_loop_by_hand(trainer: Trainers, loop: dict[str, Any], arguments: dict[str, Any]) -> None:
+    module = habits.InInit()
+    expected = trained_by_hand(module, **loop)
+    torch.manual_seed(1)
+    trainer(max_epochs=EPOCHS, callbacks=[plugin()], **arguments).fit(module, loader(), loader(seed=1))
+    assert_equal(module, expected)
+
+
+def test_each_batch_has_its_own_h_a_function_of_seed_and_batch_counter(trainer: Trainers) -> None:
+    module = Seen()
+    trainer(callbacks=[plugin()]).fit(module, loader())
+    assert drawn(module) == sequence(EPOCHS * BATCHES)
+
+
+def test_the_sampler_draws(trainer: Trainers) -> None:
+    module = Seen()
+    sampler = mip.SampleH(seed=5, strategy="sobol")
+    trainer(callbacks=[plugin(sampler=sampler)]).fit(module, loader())
+    assert drawn(module) == sequence(EPOCHS * BATCHES, seed=5, strategy="sobol")
+
+
+def test_several_hyperparameters_are_combined(trainer: Trainers) -> None:
+    class Two(habits.LossModule):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("lam", self.hparams.lam)
+            self.log("alpha", self.loss.alpha)
+
+    h = {"loss.alpha": mip.LogUniform(0.1, 10), "hparams.lam": mip.Categorical(2), "hparams.noise": mip.Normal(0, 1)}
+    callback = plugin(h=h, bind=["loss.alpha", "hparams.lam"], eval_grid=2)
+    with pytest.warns(UserWarning, match="changing hparams.lam changes neither"):
+        trainer(callbacks=[callback]).fit(Two(), loader())
+    (table,) = trainer(callbacks=[callback]).validate(Two(), loader(), verbose=False)
+    assert table["alpha/hparams.lam=1,hparams.noise=-1,loss.alpha=10"] == pytest.approx(10)
+    assert table["alpha"] == pytest.approx((10 + 0.1) / 2)
+    assert len(table) == 2 * (8 + 1)
+
+
+def test_a_dropout_probability_and_label_smoothing_become_dials(trainer: Trainers) -> None:
+    class Classifier(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.1), nn.Linear(8, 2))
+            self.criterion = nn.CrossEntropyLoss(label_smoothing=0.0)
+            self.seen: list[tuple[float, float]] = []
+
+        def training_step(self, batch: Any) -> Tensor:
+            self.seen.append((self.net[1].p, self.criterion.label_smoothing))
+            return self.criterion(self.net(batch[0]), (batch[1][:, 0] > 0).long())
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    module = Classifier()
+    h = {"net.1.p": mip.Uniform(0, 0.9), "criterion.label_smoothing": mip.Uniform(0, 0.5)}
+    trainer(callbacks=[plugin(target="net", h=h)]).fit(module, loader())
+    assert len(set(module.seen)) == EPOCHS * BATCHES
+    assert all(type(value) is float for pair in module.seen for value in pair)
+    assert (module.net[1].p, module.criterion.label_smoothing) == (0.1, 0.0)
+
+
+def test_a_component_that_nothing_reads_is_not_bound(trainer: Trainers) -> None:
+    module = Seen()
+    callback = plugin(h={"noise": mip.Normal(0, 1)}, bind=False)
+    trainer(callbacks=[callback]).fit(module, loader(), loader(seed=1))
+    assert drawn(module) == [LAM] * EPOCHS * BATCHES
+    assert callback.state_dict()["bind"] == []
+
+
+@pytest.mark.parametrize("target", ["generator", "critic"])
+def test_toggled_optimizers_train_their_own_network_alone(trainer: Trainers, target: str) -> None:
+    module = habits.TwoOptimizers()
+    expected = copy.deepcopy(module)
+    torch.manual_seed(1)
+    hyper = mip.hypernetize(expected.get_submodule(target), {"hparams.lam": mip.Uniform(0, 1)}, **SMALL)
+    optimizers = expected.configure_optimizers()[0]
+    optimizers[target == "critic"].param_groups[0]["params"].extend(hyper.parameters())
+    for step, (x, y) in enumerate(loader()):
+        h = hyper.space.sample(seed=0, step=step)
+        lam = float(f"{float(h['hparams.lam']):.7g}")
+        for optimizer in optimizers * 2:
+            own = [p for group in optimizer.param_groups for p in group["params"]]
+            with mip.at(expected, h):
+                made = expected.generator(x)
+                if optimizer is optimizers[0]:
+                    loss = nn.functional.mse_loss(made, y) - lam * expected.critic(made).mean()
+                else:
+                    loss = expected.critic(made.detach()).mean() - lam * expected.critic(y).tanh().mean()
+                for parameter, gradient in zip(own, torch.autograd.grad(loss, own), strict=True):
+                    parameter.grad = gradient
+            optimizer.step()
+    torch.manual_seed(1)
+    trainer(max_epochs=1, callbacks=[plugin(target=target)]).fit(module, loader())
+    expected.hypernet = hyper
+    assert_equal(module, expected)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("when", ["before the run", "in configure_model", "in place"])
+def test_a_compiled_network_trains_the_same(trainer: Trainers, when: str) -> None:
+    class Compiled(habits.InInit):
+        def configure_model(self) -> None:
+            if when == "in configure_model" and not hasattr(self.net, "_orig_mod"):
+                self.net = torch.compile(self.net, backend="aot_eager", fullgraph=True)
+
+    plain, module = habits.InInit(), Compiled()
+    module.load_state_dict(plain.state_dict())
+    torch.compiler.reset()
+    if when == "before the run":
+        module.net = torch.compile(module.net, backend="aot_eager", fullgraph=True)
+        module.net(torch.zeros(4, 3))  # the code that runs theta0 alone exists already
+    elif when == "in place":
+        module.net.compile(backend="aot_eager", fullgraph=True)
+    for each in (plain, module):
+        torch.manual_seed(1)
+        trainer(callbacks=[plugin(target=None)]).fit(each, loader(), loader(seed=1))
+    torch.compiler.reset()
+    for (name, one), two in zip(plain.named_parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(one, two, msg=name)
+
+
+def test_the_network_may_be_deeper_and_generated_in_part(trainer: Trainers) -> None:
+    class Deep(habits.InInit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.ModuleDict({"body": nn.Sequential(nn.Linear(3, 4), nn.Tanh(), Net(4)), "head": nn.Identity()})
+            self.net["body"][2] = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net["head"](self.net["body"](x))
+
+    module = Deep()
+    trainer(callbacks=[plugin(target="net.body", include="2.*", exclude=["*.bias"])]).fit(module, loader())
+    assert list(module.hypernet.shapes) == ["2.weight"]
+
+
+def test_module_summaries_and_forwards_outside_of_a_run_are_at_the_center(trainer: Trainers) -> None:
+    module = habits.InInit()
+    module.example_input_array = torch.zeros(2, 3)
+    trainer(callbacks=[plugin(eval_grid=1)], enable_model_summary=True).fit(module, loader(), loader(seed=1))
+    x = torch.ones(2, 3)
+    torch.testing.assert_close(module(x), mip.materialize(module, {"hparams.lam": 0.5})(x))
+
+
+class Watched(TQDMProgressBar):
+    """A progress bar that remembers what it shows instead of printing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[dict[str, Any]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        self.shown.append(self.get_metrics(trainer, pl_module))
+
+
+def test_the_progress_bar_shows_the_current_h(trainer: Trainers, capsys: pytest.CaptureFixture[str]) -> None:
+    bar = Watched()
+    trainer(callbacks=[bar, plugin()], enable_progress_bar=True).fit(habits.InInit(), loader())
+    assert [shown["h/hparams.lam"] for shown in bar.shown] == pytest.approx(sequence(EPOCHS * BATCHES))
+
+
+# --- Evaluation
+
+
+def test_validate_and_test_use_the_grid_and_predict_one_h(trainer: Trainers) -> None:
+    habit, module = HABITS["network in __init__"], habits.InInit()
+    runner = trainer(callbacks=[plugin(predict_h={"hparams.lam": 0.7})])
+    runner.fit(module, loader())
+    expected = by_hand(habit, module)
+    (data,) = habit.data()
+    assert runner.validate(module, data, verbose=False) == [near(expected)]
+    renamed = {name.replace("val_", "test_"): value for name, value in expected.items()}
+    assert runner.test(module, data, verbose=False) == [near(renamed)]
+    predicted = torch.cat(runner.predict(module, data))
+    torch.testing.assert_close(predicted, outputs(habit, module, 0.7, data)[0] * 0.7)
+    assert_clean(module, module.net)
+    assert module.hparams.lam == LAM
+
+
+def test_the_grid_may_be_a_list(trainer: Trainers) -> None:
+    habit, module = HABITS["network in __init__"], habits.InInit()
+    runner = trainer(callbacks=[plugin(eval_grid=[{"hparams.lam": 0.1}, {"hparams.lam": 0.9}])])
+    table = runner.validate(module, habit.data(), verbose=False)
+    assert table == [near(by_hand(habit, module, [0.1, 0.9]))]
+
+
+@pytest.mark.parametrize("name", ["network in __init__", "metric objects", "metric collections", "dict outputs"])
+def test_evaluation_at_the_center_is_one_pass_under_the_plain_names(trainer: Trainers, name: str) -> None:
+    habit = HABITS[name]
+    module = habit.make()
+    trainer(callbacks=[plugin(habit, eval="center")]).fit(module, loader(), habit.data())
+    (table,) = trainer(callbacks=[plugin(habit, eval="center")]).validate(module, habit.data(), verbose=False)
+    (data,) = habit.data()
+    assert table == near({n: float(m(*outputs(habit, module, 0.5, data), 0.5)) for n, m in habit.measures.items()})
+    assert habit.value(module) == LAM
+
+
+def test_callbacks_get_the_output_at_the_middle_of_the_grid(trainer: Trainers) -> None:
+    class Reader(L.Callback):
+        seen: list[float] = []
+
+        def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
+            self.seen.append(outputs["lam"])
+
+    trainer(callbacks=[plugin(), Reader()]).validate(habits.DictOutputs(), loader(), verbose=False)
+    assert set(Reader.seen) == {0.5}
+
+
+class Meter:
+    """A mean that is no torchmetrics object."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def update(self, value: float) -> None:
+        self.values.append(value)
+
+
+class WithMeter(habits.InInit):
+    """Keeps what it sees where the grid cannot reach it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meter = Meter()
+        self.criterion = nn.MSELoss()
+        self.criterion.calls = 0  # type: ignore[assignment]
+        self.register_buffer("total", torch.zeros(()))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        self.meter.update(1.0)
+        self.criterion.calls += 1  # type: ignore[assignment,operator]
+        self.total += 1
+
+
+def test_what_the_grid_cannot_keep_apart_is_named_once(trainer: Trainers) -> None:
+    message = (
+        "The step writes to total, meter, criterion.calls, which the grid of h cannot keep apart, so what is computed "
+        "from it mixes all h. Keep it in a torchmetrics object, or in a list, dict or tensor that is an attribute of "
+        "the LightningModule; or evaluate at the center of the priors alone, with eval='center'."
+    )
+    with pytest.warns(UserWarning) as caught:
+        trainer(callbacks=[plugin()]).fit(WithMeter(), loader(), loader(seed=1))
+    assert [str(warning.message) for warning in caught] == [message]
+    trainer(callbacks=[plugin(eval="center")]).fit(WithMeter(), loader(), loader(seed=1))
+
+
+# --- Again, and from checkpoints
+
+
+def test_fitting_twice_goes_on_with_the_same_hypernetwork(trainer: Trainers) -> None:
+    module = Seen()
+    for callback in (plugin(), plugin(hidden_sizes=[4])):
+        trainer(callbacks=[callback]).fit(module, loader(), loader(seed=1))
+        hypernet = module.hypernet
+    assert module.hypernet is hypernet
+    assert drawn(module) == [*sequence(EPOCHS * BATCHES)] * 2
+
+
+def test_a_module_is_attached_anew_once_it_is_detached(trainer: Trainers) -> None:
+    module = habits.InInit()
+    trainer(callbacks=[plugin()]).fit(module, loader())
+    mip.dehypernetize(module)
+    trainer(callbacks=[plugin(hidden_sizes=(3, 5))]).fit(module, loader())
+    assert module.hypernet.trunk[0].out_features == 3
+
+
+@pytest.mark.parametrize("kind", [Seen, habits.InConfigureModel, habits.Scheduled])
+def test_a_resumed_run_ends_with_the_same_bits(trainer: Trainers, tmp_path: Path, kind: Any) -> None:
+    path = tmp_path / "epoch.ckpt"
+    whole, resumed = kind(), kind()
+    trainer(max_epochs=4, callbacks=[plugin(), SaveAt(path, epoch=1)]).fit(whole, loader(), loader(seed=1))
+    trainer(max_epochs=4, callbacks=[plugin()]).fit(resumed, loader(), loader(seed=1), ckpt_path=path)
+    assert_equal(whole, resumed)
+    if kind is Seen:
+        assert drawn(whole) == sequence(4 * BATCHES)
+        assert drawn(resumed) == sequence(4 * BATCHES)[2 * BATCHES :]
+
+
+def test_a_checkpoint_holds_plain_data_and_serves_test_and_predict(trainer: Trainers, tmp_path: Path) -> None:
+    habit, path, module = HABITS["network in __init__"], tmp_path / "last.ckpt", habits.InInit()
+    trainer(callbacks=[plugin(), SaveAt(path, epoch=1)]).fit(module, loader())
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["callbacks"]["Hypernetize"] == {
+        "target": "net",
+        "h": {"hparams.lam": mip.Uniform(0, 1).config()},
+        "bind": ["hparams.lam"],
+        "arguments": SMALL,
+        "other_arguments": [],
+    }
+    assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"net", "hypernet"}
+    other = habits.InInit()
+    table = trainer(callbacks=[plugin()]).validate(other, habit.data(), ckpt_path=path, verbose=False)
+    assert table == [near(by_hand(habit, module))]
+    assert_equal(module, other)
+
+
+@pytest.fixture
+def of_plain_run(trainer: Trainers, tmp_path: Path) -> tuple[Path, habits.Scheduled]:
+    """The checkpoint of a run without the plug-in, and its module."""
+    module, path = habits.Scheduled(), tmp_path / "plain.ckpt"
+    saving = [SaveAt(path, epoch=1), EarlyStopping("val_loss", patience=9)]
+    trainer(callbacks=saving).fit(module, loader(), loader(seed=1))
+    return path, module
+
+
+NEW = "The checkpoint is of a run without Hypernetize: theta0 starts from it, the hypernetwork is new."
+
+
+def test_fit_starts_theta0_from_the_checkpoint_of_a_plain_run(
+    trainer: Trainers, of_plain_run: tuple[Path, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, before = of_plain_run
+    module, start, stopping = habits.Scheduled(), Start(), EarlyStopping("val_loss", patience=9)
+    runner = trainer(callbacks=[plugin(), start, stopping])
+    with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
+        runner.fit(module, loader(), loader(seed=1), ckpt_path=path)
+    assert NEW in caplog.messages
+    assert_equal(parameters(before), {k: v for k, v in start.parameters.items() if k.startswith("net.")})
+    # Another training: it begins at the first batch, with its own optimizer, scheduler and patience.
+    assert runner.global_step == EPOCHS * BATCHES
+    assert stopping.best_score in [runner.callback_metrics["val_loss"], *[]] or stopping.wait_count
+
+
+def test_test_starts_theta0_from_the_checkpoint_of_a_plain_run(
+    trainer: Trainers, of_plain_run: tuple[Path, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, before = of_plain_run
+    module = habits.Scheduled()
+    with (
+        caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"),
+        pytest.warns(UserWarning, match="callbacks used to create the checkpoint need to be provided"),
+    ):
+        trainer(callbacks=[plugin(init="zero")]).test(module, loader(seed=1), ckpt_path=path, verbose=False)
+    assert NEW in caplog.messages
+    assert_equal(before.net, module.net)
+
+
+def test_a_module_that_was_loaded_starts_there_too(trainer: Trainers, of_plain_run: tuple[Path, Any]) -> None:
+    path, before = of_plain_run
+    module, start = habits.Scheduled.load_from_checkpoint(path), Start()
+    trainer(callbacks=[plugin(), start]).fit(module, loader(), loader(seed=1))
+    assert_equal(parameters(before), {k: v for k, v in start.parameters.items() if k.startswith("net.")})
+
+
+@pytest.mark.parametrize("hook", ["training_step", "validation_step", "predict_step", "on_train_batch_start", "setup"])
+def test_an_exception_leaves_the_module_clean(trainer: Trainers, hook: str) -> None:
+    class Failing(habits.InInit):
+        fails = True
+
+    def failing(self: Any, *args: Any) -> Any:
+        if self.fails:
+            raise KeyError("broken")
+        return getattr(super(Failing, self), hook)(*args)
+
+    setattr(Failing, hook, failing)
+    module = Failing()
+    runner = trainer(callbacks=[plugin()])
+    with pytest.raises(KeyError, match="broken"):
+        runner.predict(module, loader()) if hook == "predict_step" else runner.fit(module, loader(), loader(seed=1))
+    assert_clean(module, module.net)
+    assert module.hparams.lam == LAM
+    module.fails = False
+    trainer(callbacks=[plugin()]).fit(module, loader(), loader(seed=1))
+
+
+# --- Other callbacks
+
+
+def test_weights_are_averaged_and_evaluated_averaged(trainer: Trainers) -> None:
+    class History(L.Callback):
+        seen: list[dict[str, Tensor]] = []
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            self.seen.append(parameters(pl_module))
+
+    module = habits.InInit()
+    runner = trainer(callbacks=[plugin(), WeightAveraging(), History()])
+    runner.fit(module, loader(), loader(seed=1))
+    assert len(list(module.named_parameters())) > len(list(module.net.named_parameters()))
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(parameter, sum(each[name] for each in History.seen) / len(History.seen), msg=name)
+    during = {k: float(v) for k, v in runner.callback_metrics.items() if k.startswith("val_loss")}
+    (after,) = trainer(callbacks=[plugin()]).validate(module, loader(seed=1), verbose=False)
+    assert during == near(after)
+
+
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback with a model that overrides the conf")
+@pytest.mark.filterwarnings("ignore:The verbose parameter is deprecated")
+@pytest.mark.parametrize(
+    ("kind", "averaging"),
+    [
+        (habits.InInit, lambda: EMAWeightAveraging(decay=0.5)),
+        (habits.InConfigureModel, lambda: EMAWeightAveraging(decay=0.5)),
+        (habits.InInit, lambda: StochasticWeightAveraging(1e-2)),
+    ],
+)
+@pytest.mark.parametrize("eval", ["grid", "center"])
+def test_averages_are_resumed_and_exported(
+    trainer: Trainers, tmp_path: Path, kind: Any, averaging: Callable[[], Any], eval: Any
+) -> None:
+    path, file = tmp_path / "epoch.ckpt", tmp_path / "plain.ckpt"
+    whole, resumed = kind(), kind()
+    callbacks = [plugin(eval=eval), averaging(), SaveAt(path, epoch=2)]
+    trainer(max_epochs=4, callbacks=callbacks).fit(whole, loader(), loader(seed=1))
+    again = trainer(max_epochs=4, callbacks=[plugin(eval=eval), averaging()])
+    again.fit(resumed, loader(), loader(seed=1), ckpt_path=path)
+    assert_equal(whole, resumed)
+    for source in (again, path):
+        mip.Hypernetize.export(source, {"hparams.lam": 0.2}, file)
+        loaded = kind.load_from_checkpoint(file)
+        assert loaded.hparams.lam == 0.2
+    assert not {"current_model_state", "averaging_state", "callbacks"} & set(torch.load(file, weights_only=True))
+
+
+def test_the_best_checkpoint_is_chosen_by_the_mean_over_h(trainer: Trainers, tmp_path: Path) -> None:
+    habit, module = HABITS["network in __init__"], habits.InInit(lr=0.5)
+    means = []
+
+    class Recorder(L.Callback):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            means.append(by_hand(habit, pl_module)["val_loss"])
+
+    checkpoint = ModelCheckpoint(tmp_path, monitor="val_loss", filename="{epoch}")
+    callbacks = [plugin(), Recorder(), checkpoint, EarlyStopping("val_loss", patience=1)]
+    runner = trainer(max_epochs=6, callbacks=callbacks, enable_checkpointing=True)
+    runner.fit(module, loader(), habit.data())
+    assert float(checkpoint.best_model_score) == pytest.approx(min(means), rel=1e-5)
+    assert checkpoint.best_model_path.endswith(f"epoch={means.index(min(means))}.ckpt")
+    assert len(means) < 6
+    (table,) = runner.test(ckpt_path="best", dataloaders=habit.data(), verbose=False)
+    assert table["test_loss"] == pytest.approx(min(means), rel=1e-5)
+
+
+def test_the_learning_rate_finder_searches_at_the_center_and_leaves_the_sequence_alone(trainer: Trainers) -> None:
+    module = Seen()
+    finder = LearningRateFinder(num_training_steps=5, min_lr=1e-4, max_lr=1e-3)
+    trainer(callbacks=[finder, plugin()], enable_checkpointing=True).fit(module, loader())
+    searched = len(module.__dict__["seen"]) - EPOCHS * BATCHES
+    assert searched > 0
+    assert drawn(module) == [LAM] * searched + sequence(EPOCHS * BATCHES)
+    assert module.hparams.lr != 0.05
+
+
+def test_training_metrics_are_binned_by_h_beside_the_plug_in(trainer: Trainers) -> None:
+    module = Seen()
+    for callbacks in ([plugin(), mip.PerHMetrics(bins=2)], [mip.PerHMetrics(bins=2), plugin()]):
+        runner = trainer(max_epochs=1, callbacks=callbacks)
+        runner.fit(module, loader())
+        table = {k: float(v) for k, v in runner.callback_metrics.items()}
+        assert set(table) == {"train_loss", "train_loss/hparams.lam=0..0.5", "train_loss/hparams.lam=0.5..1"}
+        low, high, both = table.values()
+        share = sum(lam < 0.5 for lam in sequence(BATCHES)) / BATCHES
+    assert isinstance(share, float)
+
+
+# --- Processes
+
+_SCRIPT = """
+import lightning as L, lightning_mip as mip, torch, warnings
+from tests.callbacks.test_hypernetize import Seen, plugin
+from tests.tasks import loader
+"""
+
+
+def test_ddp(tmp_path: Path) -> None: ...
+
+
+# --- Command line
+
+
+def test_config() -> None: ...

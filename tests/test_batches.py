@@ -1,0 +1,115 @@
+"""Splitting a batch of any structure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_mip.batches import batch_size, split_batch
+
+X = torch.arange(10.0).reshape(5, 2)
+Y = torch.arange(5)
+
+
+class Pair(NamedTuple):
+    """A named batch."""
+
+    image: Tensor
+    label: Tensor
+
+
+def plain(item: Any) -> Any:
+    """Tensors as lists, for comparison."""
+    if isinstance(item, Tensor):
+        return item.tolist()
+    if isinstance(item, dict):
+        return {key: plain(value) for key, value in item.items()}
+    if isinstance(item, (tuple, list)):
+        return type(item)(*map(plain, item)) if hasattr(item, "_fields") else type(item)(map(plain, item))
+    return item
+
+
+@pytest.mark.parametrize(
+    ("batch", "first", "second"),
+    [
+        pytest.param(X, X[:2], X[2:], id="tensor"),
+        pytest.param((X, Y), (X[:2], Y[:2]), (X[2:], Y[2:]), id="tuple"),
+        pytest.param([X, Y], [X[:2], Y[:2]], [X[2:], Y[2:]], id="list"),
+        pytest.param(Pair(X, Y), Pair(X[:2], Y[:2]), Pair(X[2:], Y[2:]), id="named tuple"),
+        pytest.param({"x": X, "y": Y}, {"x": X[:2], "y": Y[:2]}, {"x": X[2:], "y": Y[2:]}, id="mapping"),
+        pytest.param(OrderedDict(x=X), {"x": X[:2]}, {"x": X[2:]}, id="ordered mapping"),
+        pytest.param(
+            ({"x": [X, X]}, (Y,)), ({"x": [X[:2], X[:2]]}, (Y[:2],)), ({"x": [X[2:], X[2:]]}, (Y[2:],)), id="nested"
+        ),
+        pytest.param([X, [1, 2, 3, 4, 5]], [X[:2], [1, 2]], [X[2:], [3, 4, 5]], id="list of numbers"),
+        pytest.param([X, torch.ones(3)], [X[:2], torch.ones(3)], [X[2:], torch.ones(3)], id="a constant"),
+        pytest.param([X, torch.tensor(7.0)], [X[:2], torch.tensor(7.0)], [X[2:], torch.tensor(7.0)], id="a scalar"),
+    ],
+)
+def test_every_structure_keeps_its_form(batch: Any, first: Any, second: Any) -> None:
+    (one, size_one), (two, size_two) = split_batch(batch, 2)
+    assert (size_one, size_two) == (2, 3)
+    assert plain(one) == plain(first)
+    assert plain(two) == plain(second)
+
+
+def test_strings_of_the_batch_are_split_and_others_go_to_every_part() -> None:
+    names = ["a", "b", "c", "d", "e"]
+    parts = [part for part, _ in split_batch({"x": X, "names": names, "site": "abcde", "flag": None}, 2)]
+    assert [part["names"] for part in parts] == [["a", "b"], ["c", "d", "e"]]
+    assert [part["site"] for part in parts] == ["abcde"] * 2
+    assert [part["flag"] for part in parts] == [None] * 2
+
+
+@pytest.mark.parametrize(("size", "parts", "sizes"), [(5, 1, [5]), (5, 5, [1] * 5), (7, 3, [2, 2, 3]), (8, 4, [2] * 4)])
+def test_parts_are_nearly_equal_and_hold_every_sample_once(size: int, parts: int, sizes: list[int]) -> None:
+    split = split_batch(torch.arange(size), parts)
+    assert [n for _, n in split] == sizes
+    assert torch.cat([part for part, _ in split]).tolist() == list(range(size))
+
+
+def test_a_part_is_a_view() -> None:
+    (part, _), _ = split_batch(X, 2)
+    assert part.untyped_storage().data_ptr() == X.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("batch", "size"),
+    [
+        (X, 5),
+        ((torch.tensor(1.0), X), 5),
+        ({"name": "abc", "inner": [{"x": X}]}, 5),
+        (torch.tensor(1.0), None),
+        ({"name": "abc"}, None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_the_size_is_that_of_the_first_tensor_with_one(batch: Any, size: int | None) -> None:
+    assert batch_size(batch) == size
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (
+            lambda: split_batch((X, Y), 6),
+            "draws_per_batch=6 needs at least 6 samples in a batch, but one has 5; raise the batch size, set "
+            "drop_last=True, or lower draws_per_batch.",
+        ),
+        (
+            lambda: split_batch("abc", 2),
+            "draws_per_batch=2 needs at least 2 samples in a batch, but one has 0; raise the batch size, set "
+            "drop_last=True, or lower draws_per_batch.",
+        ),
+    ],
+)
+def test_messages(act: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        act()
+    assert str(caught.value) == message

@@ -1,0 +1,162 @@
+"""An h for each sample of a batch, all at once, equals a loop over the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lightning_mip as mip
+from lightning_mip.injection import Injector, the_injector
+from lightning_mip.per_sample import run_per_sample
+from tests.module_kinds import KINDS, attach, build, tensors
+
+SIZE = 4
+
+
+def built(network: nn.Module, h: dict[str, Any] | None = None) -> Injector:
+    mip.hypernetize(network, h or {"lam": mip.Uniform(0, 1)}, hidden_sizes=(4,), init=0.5)
+    network.double()
+    injector = the_injector(network)
+    injector.hypernet.double()
+    return injector
+
+
+class Convolutional(nn.Module):
+    """Convolutions, norms over samples alone, a second input and two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, shift: Tensor, power: int = 1) -> dict[str, Any]:
+        y = self.norm(self.conv(x)).relu().mean((2, 3)) + shift
+        return {"out": self.last(y) ** power, "features": (y,)}
+
+
+def test_it_equals_a_loop_over_samples_with_gradients() -> None:
+    network = Convolutional()
+    injector = built(network)
+    h = {"lam": torch.linspace(0, 1, SIZE, dtype=torch.float64)}
+    x, shift = torch.randn(SIZE, 2, 5, 5, dtype=torch.float64), torch.randn(SIZE, 4, dtype=torch.float64)
+    parameters = [*network.parameters(), *injector.hypernet.parameters()]
+
+    together = run_per_sample(injector, h, (x,), {"shift": shift, "power": 2})
+    gradients = torch.autograd.grad(together["out"].square().sum() + together["features"][0].sum(), parameters)
+
+    outputs, features = [], []
+    for i in range(SIZE):
+        with injector.at({"lam": h["lam"][i]}):
+            single = network(x[i : i + 1], shift[i : i + 1], power=2)
+        outputs.append(single["out"])
+        features.append(single["features"][0])
+    expected = torch.autograd.grad(torch.cat(outputs).square().sum() + torch.cat(features).sum(), parameters)
+
+    torch.testing.assert_close(together["out"], torch.cat(outputs), rtol=0, atol=1e-10)
+    torch.testing.assert_close(together["features"][0], torch.cat(features), rtol=0, atol=1e-10)
+    torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-10)
+
+
+# What torch.vmap has no rule for, and what does not take the samples as the first dimension.
+ELSE = {"batch_norm", "lstm", "gru", "attention", "checkpoint", "checkpoint_reentrant", "spectral_norm_hook"}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - ELSE - {"nested_hypernetwork"}))
+def test_every_kind_of_network_equals_the_loop(kind: str) -> None:
+    network, (x,) = build(kind, torch.float64)
+    attach(network).double()
+    injector = the_injector(network)
+    lam = torch.linspace(0.1, 0.9, len(x), dtype=torch.float64)
+    together = tensors(run_per_sample(injector, {"lam": lam}, (x,), {}))
+    for i in range(len(x)):
+        with injector.at({"lam": lam[i]}):
+            single = tensors(network(x[i : i + 1]))
+        for all_, one in zip(together, single, strict=True):
+            torch.testing.assert_close(all_[i : i + 1], one, rtol=0, atol=1e-10)
+    assert all(type(parameter) is nn.Parameter for parameter in network.parameters())
+
+
+def test_one_sample_keeps_its_batch_dimension() -> None:
+    network = nn.Linear(3, 2)
+    output = run_per_sample(built(network), {"lam": torch.tensor([0.3])}, (torch.ones(1, 3).double(),), {})
+    assert output.shape == (1, 2)
+
+
+def test_several_components_of_several_kinds() -> None:
+    network = nn.Linear(3, 2)
+    injector = built(network, {"kind": mip.Categorical(3), "weights": mip.Simplex(2)})
+    h = injector.hypernet.space.sample(seed=0, step=0, n=SIZE)
+    x = torch.randn(SIZE, 3, dtype=torch.float64)
+    together = run_per_sample(injector, h, (x,), {})
+    for i in range(SIZE):
+        with injector.at({name: value[i] for name, value in h.items()}):
+            torch.testing.assert_close(together[i], network(x[i]), rtol=0, atol=1e-10)
+
+
+def test_generated_and_own_weights_stay_as_they_were() -> None:
+    network = nn.Linear(3, 2)
+    injector = built(network)
+    x = torch.ones(SIZE, 3).double()
+    with injector.at({"lam": 0.2}):
+        before = network(x)
+        run_per_sample(injector, {"lam": torch.rand(SIZE)}, (x,), {})
+        assert torch.equal(network(x), before)
+    assert "weight" not in vars(network)
+
+
+def test_dropout_differs_between_samples() -> None:
+    network = nn.Sequential(nn.Linear(3, 64), nn.Dropout(0.5))
+    injector = built(network)
+    x = torch.ones(2, 3).double()
+    output = run_per_sample(injector, {"lam": torch.full((2,), 0.5)}, (x,), {})
+    assert not torch.equal(output[0] == 0, output[1] == 0)
+
+
+def test_batch_norm_is_fine_with_its_running_statistics() -> None:
+    with pytest.warns(UserWarning, match="BatchNorm layers keep running statistics"):
+        injector = built(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
+    network = injector.root.eval()
+    x, lam = torch.randn(SIZE, 3).double(), torch.rand(SIZE).double()
+    together = run_per_sample(injector, {"lam": lam}, (x,), {})
+    for i in range(SIZE):
+        with injector.at({"lam": lam[i]}):
+            torch.testing.assert_close(together[i : i + 1], network(x[i : i + 1]), rtol=0, atol=1e-10)
+
+
+def running(network: nn.Module, *inputs: Tensor, **keywords: Tensor) -> Any:
+    return run_per_sample(built(network), {"lam": torch.rand(SIZE)}, inputs, keywords)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (
+            lambda: running(nn.Linear(3, 2), torch.ones(3, 3)),
+            "per_sample=True: an input has shape (3, 3), expected 4 samples, as h has.",
+        ),
+        (
+            lambda: running(Convolutional(), torch.ones(4, 2, 5, 5), shift=torch.tensor(1.0)),
+            "per_sample=True: an input has shape (), expected 4 samples, as h has.",
+        ),
+        (
+            lambda: running(
+                nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=False)).eval(), torch.ones(4, 3)
+            ),
+            "per_sample=True runs each sample alone, but the BatchNorm layer 1 takes statistics over the batch; use "
+            "GroupNorm or LayerNorm, or draws_per_batch instead of per_sample.",
+        ),
+        (
+            lambda: running(nn.Sequential(nn.LSTM(3, 2)), torch.ones(4, 3)),
+            "per_sample=True cannot run the recurrent layer 0, as torch.vmap has no rule for it; use draws_per_batch "
+            "instead of per_sample.",
+        ),
+    ],
+)
+def test_messages(act: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        act()
+    assert str(caught.value) == message
