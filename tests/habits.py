@@ -404,7 +404,9 @@ class Stepwise(InInit):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.net.parameters(), 0.05)
-        return [optimizer], [{"scheduler": torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, 40), "interval": "step"}]
+        return [optimizer], [
+            {"scheduler": torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, 40), "interval": "step"}
+        ]
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         optimizer.step(closure=optimizer_closure)
@@ -444,6 +446,15 @@ class LossModule(InInit):
         self.log("val_loss", self.loss(self(batch[0]), batch[1]))
 
 
+def _set_up(kind: Any, path: Any) -> Any:
+    """``load_from_checkpoint`` cannot, as it does not call ``setup``."""
+    checkpoint = torch.load(path, weights_only=True)
+    module = kind(**checkpoint["hyper_parameters"])
+    module.setup("fit")
+    module.load_state_dict(checkpoint["state_dict"])
+    return module
+
+
 Measure = Callable[[Tensor, Tensor, float], Any]
 
 
@@ -459,7 +470,7 @@ class Habit:
         loaders: number of validation loaders.
         apply: runs the network.
         saved: where a checkpoint's hyperparameters have it, if they do.
-        ready: makes the network of a new module, where ``__init__`` and ``configure_model`` do not.
+        load: how a class and the path of a checkpoint make a module.
     """
 
     make: Callable[[], Any]
@@ -469,7 +480,7 @@ class Habit:
     loaders: int = 1
     apply: Callable[[Any, nn.Module, Tensor], Tensor] = lambda module, net, x: net(x)
     saved: tuple[str, ...] = ("lam",)
-    ready: Callable[[Any], None] = lambda module: None
+    load: Callable[[Any, Any], Any] = lambda kind, path: kind.load_from_checkpoint(path)
 
     def data(self) -> list[Any]:
         """The validation loaders."""
@@ -497,7 +508,7 @@ HABITS: dict[str, Habit] = {
     "network in __init__": Habit(InInit),
     "network found by itself": Habit(InInit, target=None),
     "plain attribute": Habit(Attribute, path="lam"),
-    "network in setup": Habit(InSetup, ready=lambda module: module.setup("fit")),
+    "network in setup": Habit(InSetup, load=_set_up),
     "network in configure_model": Habit(InConfigureModel, target=None),
     "manual optimization": Habit(Manual, path="lam"),
     "two optimizers": Habit(

@@ -58,6 +58,23 @@ class Evaluated(Task):
         self.log("test_loss", self.loss(batch))
 
 
+class Preferring(mip.HyperLightningModule):
+    """A loss in which every kind of component has a part."""
+
+    def loss(self, batch: Any) -> Tensor:
+        x, y = batch
+        error = ((self(x) - y) ** 2).mean(0)
+        return self.h["weights"] @ error * self.h["kind"] * self.h["lam"] + self.h["noise"] + self.h["tail"]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch))
+
+
 def make(kind: type[Task] = Task, /, primary: nn.Module | None = None, **arguments: Any) -> Any:
     """A small module of a kind, with the dial ``lam`` on [0, 1], the same weights at every call."""
     torch.manual_seed(1)

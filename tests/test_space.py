@@ -282,6 +282,11 @@ def test_a_class_may_be_named_alone_or_by_any_module_that_holds_it(path: str) ->
     assert space["lam"] == Uniform(0, 2)
 
 
+def test_a_config_may_hold_a_distribution_that_is_made_already() -> None:
+    space = HSpace({"lam": {"class_path": "FromTorch", "init_args": {"distribution": dist.Gumbel(1.0, 2.0)}}})
+    assert space == HSpace({"lam": dist.Gumbel(1.0, 2.0)})
+
+
 def test_a_config_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ours_not_imported.py").write_text("raise SystemExit('imported')\n")
     monkeypatch.syspath_prepend(tmp_path)

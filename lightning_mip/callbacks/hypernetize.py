@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 
 from lightning_mip.binding import bound, check_path
-from lightning_mip.callbacks.sample_h import SampleH, show_in_progress_bar
+from lightning_mip.callbacks.sample_h import SampleH, is_hyper, show_in_progress_bar
 from lightning_mip.evaluation import GridEvaluation, grid_of
 from lightning_mip.export import CHILD, plain_arguments, plain_checkpoint, saved_hypernetwork
 from lightning_mip.hooks import GridHooks, evaluation_hooks, hooks_at, overrides
@@ -389,7 +389,7 @@ def _start_from_plain(module: nn.Module, state_dict: dict[str, Any], prefix: str
 
 
 def _check_module(pl_module: Any) -> None:
-    if any(base.__name__ == "HyperLightningModule" for base in type(pl_module).__mro__):
+    if is_hyper(pl_module):
         raise MisconfigurationException(
             f"{type(pl_module).__name__} is a HyperLightningModule, which has a hypernetwork already; leave "
             "Hypernetize out. It is for LightningModules that know nothing of h."

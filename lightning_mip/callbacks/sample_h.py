@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lightning_mip.draws import STRATEGIES
 from lightning_mip.space import HSpace
+
+
+def is_hyper(pl_module: Any) -> bool:
+    """Whether it is a HyperLightningModule, which this file cannot import, as it is imported there."""
+    return any(base.__name__ == "HyperLightningModule" for base in type(pl_module).__mro__)
 
 
 def show_in_progress_bar(trainer: L.Trainer, pl_module: Any, h: dict[str, Tensor]) -> None:
@@ -41,6 +47,14 @@ class SampleH(L.Callback):
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(map(repr, STRATEGIES))}.")
         self.seed, self.strategy, self.same_on_all_ranks = seed, strategy, same_on_all_ranks
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Refuse a module that has no ``h`` to draw."""
+        if not is_hyper(pl_module):
+            raise MisconfigurationException(
+                f"SampleH draws for a HyperLightningModule, but {type(pl_module).__name__} is none; give it to the "
+                "plug-in instead: Hypernetize(..., sampler=SampleH(...))."
+            )
 
     def draw(self, trainer: L.Trainer, space: HSpace, n: int | None = None) -> dict[str, Tensor]:
         """Draw ``h`` for the training batch that the trainer is at."""
@@ -87,5 +101,6 @@ class SampleH(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Leave the module as it was before the run."""
-        pl_module.end_evaluation()
-        pl_module.release_h()
+        if is_hyper(pl_module):
+            pl_module.end_evaluation()
+            pl_module.release_h()
