@@ -1,5 +1,6 @@
 """Hypernetworks for PyTorch Lightning: one training run, every value of the dial."""
 
+from lightning_mip.as_prior import FromTorch as FromTorch
 from lightning_mip.callbacks import Hypernetize as Hypernetize
 from lightning_mip.callbacks import PerHMetrics as PerHMetrics
 from lightning_mip.callbacks import SampleH as SampleH
@@ -12,7 +13,6 @@ from lightning_mip.injection import at as at
 from lightning_mip.metrics import PerH as PerH
 from lightning_mip.module import HyperLightningModule as HyperLightningModule
 from lightning_mip.priors import Categorical as Categorical
-from lightning_mip.priors import FromTorch as FromTorch
 from lightning_mip.priors import LogUniform as LogUniform
 from lightning_mip.priors import Normal as Normal
 from lightning_mip.priors import Prior as Prior

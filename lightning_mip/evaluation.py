@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric, MetricCollection
 
-from lightning_mip.injection import Generated, Injector
+from lightning_mip.generation import Generated
+from lightning_mip.injection import Injector
 from lightning_mip.metrics import MeanOfMetrics
 from lightning_mip.space import HSpace
 

@@ -51,12 +51,13 @@ class GridHooks:
 
     Args:
         evaluation: which runs them.
+        watch: whether to warn of what the first step writes to and the evaluation cannot keep apart.
     """
 
-    def __init__(self, evaluation: GridEvaluation) -> None:
+    def __init__(self, evaluation: GridEvaluation, watch: bool) -> None:
         self.evaluation = evaluation
+        self._watch = watch
         self._outputs: list[Any] = []
-        self._checked = False
 
     def wrap(self, hooks: Hooks) -> Hooks:
         """Return the hooks that take the place of the module's own."""
@@ -78,10 +79,10 @@ class GridHooks:
 
     def _step(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         module, network = self.evaluation.module, self.evaluation.injector.root
-        before = None if self._checked else written_to(module, network)
+        before = written_to(module, network) if self._watch else {}
         self._outputs = self.evaluation.run(functools.partial(hook, *args, **kwargs))
-        if before is not None:
-            self._checked = True
+        if self._watch:
+            self._watch = False
             _warn_of_mixed(before, written_to(module, network))
         return self._outputs[len(self._outputs) // 2]
 

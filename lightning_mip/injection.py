@@ -9,143 +9,18 @@ checkpointing, which runs the forward again during the backward, sees the same o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.selection import split_name
 
-_RERUN = (
-    "The network runs again during the backward (activation checkpointing), but the weights of its forward are no "
-    "longer in place; call backward inside the `with mip.at(...)` block of the forward."
-)
 _SHOWN = 5
-
-
-@dataclass
-class _Backwards:
-    """What the backwards through one network have met.
-
-    Attributes:
-        task, h: the last backward in which the network ran again, and the values it ran with.
-        reached: indices of the generated tensors that got a gradient.
-    """
-
-    task: int = -1
-    h: Mapping[str, Tensor] | None = None
-    reached: set[int] = field(default_factory=set)
-
-
-@dataclass(eq=False)
-class _Mark:
-    """What has happened with the weights of one generation.
-
-    Attributes:
-        h: their values.
-        backwards: the record of their network.
-        ran: a module was called with them.
-        spent: a backward has used them: an optimizer may have changed what they are made of.
-    """
-
-    h: Mapping[str, Tensor]
-    backwards: _Backwards
-    ran: bool = False
-    spent: bool = False
-
-
-@dataclass
-class Generated:
-    """The weights of one ``h``, and the circumstances in which they are still right.
-
-    Attributes:
-        weights: name -> generated tensor.
-        versions: states of everything that the weights are made of.
-        makers: the hypernetwork's parameters with their states.
-        theta0: id of a parameter of the primary -> its state.
-        differentiable: made with gradients.
-        inference: made in inference mode.
-        mark: what has happened with them.
-    """
-
-    weights: dict[str, Tensor]
-    versions: tuple[Any, ...]
-    makers: list[tuple[Tensor, tuple[int, bool]]]
-    theta0: dict[int, tuple[int, bool]]
-    differentiable: bool
-    inference: bool
-    mark: _Mark
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the weights in bytes."""
-        return sum(weight.nbytes for weight in self.weights.values())
-
-
-class _Generate(torch.autograd.Function):
-    """Generation as one node whose own graph outlives a backward.
-
-    Several losses of one step, each with its own backward, then work as they do with ordinary parameters, although they
-    share one generation. Every parameter of the hypernetwork gets a gradient (zero where unused), as DDP requires.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, generate: Callable[[], list[Tensor]], mark: _Mark, *leaves: Tensor) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            ctx.generated = generate()
-        ctx.generate, ctx.leaves, ctx.mark = generate, leaves, mark
-        ctx.set_materialize_grads(False)
-        return tuple(tensor.detach() for tensor in ctx.generated)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        seen = ctx.mark.backwards
-        if seen.task == torch._C._current_graph_task_id() and seen.h is not ctx.mark.h:
-            raise RuntimeError(_RERUN)
-        ctx.mark.spent = True
-        seen.reached.update(index for index, gradient in enumerate(gradients) if gradient is not None)
-        generated, again = ctx.generated, torch.is_grad_enabled()
-        if again:
-            # A second backward frees the graph it goes through, so it gets one of its own.
-            generated = ctx.generate()
-            if not all(map(torch.equal, generated, ctx.generated)):
-                raise RuntimeError(
-                    "Second derivatives need the same weights twice, but generating them again gave others; backward "
-                    "before the optimizer's step, and without dropout in the hypernetwork."
-                )
-        given = [_dense(gradient, tensor) for gradient, tensor in zip(gradients, ctx.generated, strict=True)]
-        # Manual optimization toggles what its optimizers train, also between the generation and this backward.
-        wanted = [leaf for leaf in ctx.leaves if leaf.requires_grad]
-        try:
-            found = iter(
-                torch.autograd.grad(generated, wanted, given, retain_graph=True, create_graph=again, allow_unused=True)
-                if wanted
-                else ()
-            )
-        except RuntimeError as error:
-            if "modified by an inplace operation" not in str(error):
-                raise
-            raise RuntimeError(
-                "This backward goes through weights that were generated before an optimizer's step; run the network "
-                "again after the step. Parameters that a method reads itself, not through a layer, are generated anew "
-                "only by a call of the whole network or by a new `with mip.at(...)` block."
-            ) from error
-        return None, None, *(next(found) if leaf.requires_grad else None for leaf in ctx.leaves)
-
-
-def _state(parameter: Tensor) -> tuple[int, bool]:
-    """Changes with a write to the parameter, and when training of it is switched on or off."""
-    return parameter._version, parameter.requires_grad
-
-
-def _dense(gradient: Tensor | None, tensor: Tensor) -> Tensor:
-    if gradient is None:
-        return torch.zeros_like(tensor)
-    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 class Injector:
@@ -166,13 +41,13 @@ class Injector:
         self._paused = False
         self._in_use = False
         self._depth = 0
-        self._backwards = _Backwards()
+        self._backwards = Backwards()
         self._checked = False
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a network starts outside of any `at` block, wherever it was made."""
         none = dict.fromkeys(("h", "_generated"))
-        return {**self.__dict__, **none, "_paused": False, "_in_use": False, "_depth": 0, "_backwards": _Backwards()}
+        return {**self.__dict__, **none, "_paused": False, "_in_use": False, "_depth": 0, "_backwards": Backwards()}
 
     @property
     def active(self) -> bool:
@@ -319,7 +194,7 @@ class Injector:
         task = torch._C._current_graph_task_id()
         if task != -1:
             if now is None or not now.mark.ran:
-                raise RuntimeError(_RERUN)
+                raise RuntimeError(RERUN)
             self._backwards.task, self._backwards.h = task, now.mark.h
             return False
         if now is None or unfit:
@@ -347,10 +222,10 @@ class Injector:
             self._install(self.weights(h))
             return
         self._remove()
-        mark = _Mark(h, self._backwards)
+        mark = Mark(h, self._backwards)
         leaves = self.leaves() if torch.is_grad_enabled() else []
         if leaves:
-            tensors = _Generate.apply(lambda: list(self.weights(h).values()), mark, *leaves)  # type: ignore[no-untyped-call]
+            tensors = Generate.apply(lambda: list(self.weights(h).values()), mark, *leaves)  # type: ignore[no-untyped-call]
             weights = dict(zip(self.hypernet.shapes, tensors, strict=True))
         else:
             weights = self.weights(h)
@@ -422,6 +297,11 @@ class Injector:
         parameter = self.root.get_submodule(owner)._parameters[attribute]
         assert parameter is not None
         return parameter
+
+
+def _state(parameter: Tensor) -> tuple[int, bool]:
+    """Changes with a write to the parameter, and when training of it is switched on or off."""
+    return parameter._version, parameter.requires_grad
 
 
 def injectors(module: nn.Module) -> list[Injector]:

@@ -200,7 +200,7 @@ class HyperLightningModule(L.LightningModule):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin outside of any run."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._evaluation = None
         self.release_h()
 

@@ -6,22 +6,18 @@ components share one encoding, and sampling is the inverse CDF of uniform number
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, TransformedDistribution
 
 # Rounding slack of the support checks: a float64 bound, stored as a float32 h, must stay inside.
-_SLACK = 1e-6
-_T = TypeVar("_T")
+SLACK = 1e-6
 
 
 class Prior(ABC):
@@ -120,12 +116,12 @@ class Uniform(Prior):
 
     def contains(self, h: Tensor) -> Tensor:
         """Whether low <= h <= high, but for rounding."""
-        slack = _SLACK * max(abs(self.low), abs(self.high))
+        slack = SLACK * max(abs(self.low), abs(self.high))
         return (h >= self.low - slack) & (h <= self.high + slack)
 
     def grid(self, n: int) -> Tensor:
         """``n`` equally spaced values from low to high."""
-        return self.icdf(_unit_grid(n))
+        return self.icdf(unit_grid(n))
 
     def draw(self, u: Tensor) -> Tensor:
         """Draw from the prior, an end point with probability ``endpoints``."""
@@ -162,11 +158,11 @@ class LogUniform(Prior):
 
     def contains(self, h: Tensor) -> Tensor:
         """Whether low <= h <= high, but for rounding."""
-        return (h >= self.low * (1 - _SLACK)) & (h <= self.high * (1 + _SLACK))
+        return (h >= self.low * (1 - SLACK)) & (h <= self.high * (1 + SLACK))
 
     def grid(self, n: int) -> Tensor:
         """``n`` geometrically spaced values from low to high."""
-        return self.icdf(_unit_grid(n))
+        return self.icdf(unit_grid(n))
 
     def draw(self, u: Tensor) -> Tensor:
         """Draw from the prior, an end point with probability ``endpoints``."""
@@ -206,7 +202,7 @@ class Normal(Prior):
 
     def grid(self, n: int) -> Tensor:
         """The quantiles at ``(i + 1/2) / n``."""
-        return self.icdf(_inner_grid(n))
+        return self.icdf(inner_grid(n))
 
 
 @dataclass(frozen=True)
@@ -254,14 +250,14 @@ class Categorical(Prior):
     def icdf(self, u: Tensor) -> Tensor:
         """The first value whose CDF reaches ``u``."""
         n = len(self._table())
-        index = (torch.ceil(u * n - _SLACK) - 1).clamp(0, n - 1).long()
+        index = (torch.ceil(u * n - SLACK) - 1).clamp(0, n - 1).long()
         return self._table().to(u.device)[index]
 
     def contains(self, h: Tensor) -> Tensor:
         """Whether the value is one of those listed, but for rounding."""
         table = self._table(h)
         nearest = table[self._index(h)]
-        return (h - nearest).abs() <= _SLACK * (1 + nearest.abs())
+        return (h - nearest).abs() <= SLACK * (1 + nearest.abs())
 
     def grid(self, n: int) -> Tensor:
         """All values, whatever ``n``."""
@@ -330,7 +326,7 @@ class Simplex(Prior):
 
     def contains(self, h: Tensor) -> Tensor:
         """Whether all weights are >= 0 and sum to 1, but for rounding."""
-        return (h >= -_SLACK).all(-1) & ((h.sum(-1) - 1).abs() <= 10 * _SLACK)
+        return (h >= -SLACK).all(-1) & ((h.sum(-1) - 1).abs() <= 10 * SLACK)
 
     def grid(self, n: int) -> Tensor:
         """The lattice with ``n`` points on each edge, corners included."""
@@ -368,155 +364,6 @@ class Simplex(Prior):
         return torch.as_tensor(values, dtype=x.dtype, device=x.device)
 
 
-@dataclass(frozen=True, eq=False)
-class FromTorch(Prior):
-    """Any scalar ``torch.distributions`` distribution that has ``cdf`` and ``icdf``.
-
-    Args:
-        distribution: the distribution, without batch dimensions.
-
-    >>> FromTorch(torch.distributions.Gumbel(0.0, 1.0)).grid(3)
-    tensor([-0.5832,  0.3665,  1.7020])
-    """
-
-    distribution: Distribution
-
-    def __post_init__(self) -> None:
-        """Check that the distribution is scalar, can be inverted, and written down."""
-        shape = (*self.distribution.batch_shape, *self.distribution.event_shape)
-        if shape:
-            raise ValueError(f"{self.distribution}: expected a distribution of one number, but its shape is {shape}.")
-        try:
-            self.distribution.cdf(self.distribution.icdf(torch.tensor(0.5)))
-        except NotImplementedError as error:
-            name = type(self.distribution).__name__
-            raise TypeError(
-                f"{name} has no cdf and icdf, so it cannot be a prior; use one that has both "
-                "(Uniform, Normal, LogNormal, Laplace, Cauchy, Exponential, Gumbel, Kumaraswamy, ...)."
-            ) from error
-        kind = type(self.distribution)
-        if getattr(torch.distributions, kind.__name__, None) is not kind or not self.distribution.arg_constraints:
-            raise TypeError(
-                f"{kind.__name__} is not a class of torch.distributions with parameters of its own, so no checkpoint "
-                "could hold it; subclass lightning_mip.Prior instead."
-            )
-
-    def __eq__(self, other: object) -> bool:
-        # torch compares distributions by identity.
-        return isinstance(other, FromTorch) and self.config() == other.config()
-
-    def __hash__(self) -> int:
-        return hash(repr(self.config()))
-
-    def _bounds(self) -> tuple[float, float] | None:
-        """Both ends of the support, where it has both."""
-        support = self.distribution.support
-        ends = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
-        return None if ends[0] is None or ends[1] is None else (float(ends[0]), float(ends[1]))
-
-    def cdf(self, h: Tensor) -> Tensor:
-        """The distribution's CDF."""
-        # torch checks the support of inner distributions too, where rounding leaves it; ours is checked by `contains`.
-        bounds = self._bounds()
-        u: Tensor = _unchecked(self.distribution).cdf(h.clamp(*bounds) if bounds else h)
-        return u.clamp(0, 1)
-
-    def icdf(self, u: Tensor) -> Tensor:
-        """The distribution's inverse CDF."""
-        return self.distribution.icdf(u)
-
-    def contains(self, h: Tensor) -> Tensor:
-        """Whether the value lies in the distribution's support, but for rounding at two finite ends."""
-        bounds = self._bounds()
-        if bounds:
-            slack = _SLACK * max(map(abs, bounds))
-            return (h >= bounds[0] - slack) & (h <= bounds[1] + slack)
-        support: Any = self.distribution.support
-        inside: Tensor = torch.isfinite(h) & support.check(h)
-        return inside
-
-    def grid(self, n: int) -> Tensor:
-        """Equally likely steps: quantiles from end to end where both ends are finite, else at ``(i + 1/2) / n``."""
-        return self.icdf((_unit_grid(n) if self._bounds() else _inner_grid(n)).to(torch.get_default_dtype()))
-
-    def config(self) -> dict[str, Any]:
-        """Describe the prior in plain data, the distribution by its parameters."""
-        kind = type(self.distribution)
-        # Those with logits have probs as well, and take one of them.
-        names = [name for name in self.distribution.arg_constraints if name != "logits"]
-        arguments = {name: float(getattr(self.distribution, name)) for name in names}
-        inner = {"class_path": f"torch.distributions.{kind.__name__}", "init_args": arguments}
-        return {"class_path": f"{type(self).__module__}.FromTorch", "init_args": {"distribution": inner}}
-
-
-def as_prior(name: str, value: Prior | Distribution | Mapping[str, Any]) -> Prior:
-    """Turn what a user gave for component ``name`` into a prior.
-
-    Args:
-        name: the component, for the error message.
-        value: a prior, a ``torch.distributions`` object, or a ``{"class_path": ..., "init_args": ...}`` mapping, as
-            checkpoints and configs hold it. Only priors that are already imported are built from a mapping: reading a
-            checkpoint never imports anything.
-    """
-    if isinstance(value, Prior):
-        if type(value).config is Prior.config and not is_dataclass(value):
-            raise TypeError(
-                f"h[{name!r}] is a {type(value).__name__}, which is not a dataclass, so no checkpoint could hold its "
-                "arguments; write @dataclass(frozen=True) above the class."
-            )
-        return value
-    if isinstance(value, Distribution):
-        return FromTorch(value)
-    if isinstance(value, Mapping) and "class_path" in value:
-        return _from_config(name, value)
-    raise TypeError(
-        f"h[{name!r}] is {value!r}, expected a prior such as Uniform(0, 1) or a torch.distributions object."
-    )
-
-
-def _from_config(name: str, config: Mapping[str, Any]) -> Prior:
-    kinds = _subclasses(Prior)  # type: ignore[type-abstract]
-    known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in kinds}
-    path = config["class_path"]
-    # A config may name a class by where it is re-exported ("lightning_mip.Uniform"), or by its bare name.
-    module, _, last = path.rpartition(".")
-    exported = getattr(sys.modules.get(module), last, None)
-    named = [kind for kind in known.values() if kind is exported or kind.__qualname__ == path]
-    matches = [known[path]] if path in known else named
-    if len(matches) != 1:
-        raise ValueError(
-            f"h[{name!r}] names the prior {path!r}, which is not imported; known are {', '.join(sorted(known))}. "
-            "Import the module that defines it first."
-        )
-    given = config.get("init_args", {})
-    arguments: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in given.items()}
-    if matches[0] is FromTorch:
-        inner = arguments["distribution"]
-        if not isinstance(inner, Distribution):
-            kind = _torch_distribution(name, inner["class_path"])
-            arguments["distribution"] = kind(**inner["init_args"])
-    return matches[0](**arguments)
-
-
-def _torch_distribution(name: str, path: str) -> type[Distribution]:
-    kind = getattr(torch.distributions, path.removeprefix("torch.distributions."), None)
-    if not (isinstance(kind, type) and issubclass(kind, Distribution)):
-        raise ValueError(f"h[{name!r}] names {path!r}, which is not a class of torch.distributions.")
-    return kind
-
-
-def _unchecked(distribution: Distribution) -> Distribution:
-    copied = copy.copy(distribution)
-    copied._validate_args = False
-    if isinstance(copied, TransformedDistribution):
-        copied.base_dist = _unchecked(copied.base_dist)
-    return copied
-
-
-def _subclasses(kind: type[_T]) -> list[type[_T]]:
-    return [found for child in kind.__subclasses__() for found in (child, *_subclasses(child))]
-
-
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -537,11 +384,13 @@ def _check_points(n: int) -> None:
         raise ValueError(f"grid({n}): expected at least 1 point.")
 
 
-def _unit_grid(n: int) -> Tensor:
+def unit_grid(n: int) -> Tensor:
+    """``n`` positions from 0 to 1, both included."""
     _check_points(n)
     return torch.linspace(0, 1, n, dtype=torch.float64) if n > 1 else torch.tensor([0.5], dtype=torch.float64)
 
 
-def _inner_grid(n: int) -> Tensor:
+def inner_grid(n: int) -> Tensor:
+    """The ``n`` positions ``(i + 1/2) / n``."""
     _check_points(n)
     return (torch.arange(n, dtype=torch.float64) + 0.5) / n

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from lightning_mip.as_prior import as_prior
 from lightning_mip.draws import uniforms
 from lightning_mip.encodings import encode
-from lightning_mip.priors import Prior, as_prior
+from lightning_mip.priors import Prior
 
 # More grid points than this is a mistake in the number per component, not a wish.
 MAX_GRID = 100_000

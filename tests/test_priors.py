@@ -18,7 +18,7 @@ from torch import Tensor
 from torch import distributions as dist
 
 from lightning_mip import Categorical, FromTorch, LogUniform, Normal, Prior, Simplex, Uniform
-from lightning_mip.priors import as_prior
+from lightning_mip.as_prior import as_prior
 from tests.strategies import law, priors
 
 DRAWS = 2000
@@ -360,7 +360,7 @@ def test_a_torch_distribution_is_described_by_its_parameters() -> None:
     distribution = dist.ContinuousBernoulli(logits=torch.tensor(0.0))
     assert distribution.probs == 0.5  # which torch keeps beside the logits from here on
     assert FromTorch(distribution).config() == {
-        "class_path": "lightning_mip.priors.FromTorch",
+        "class_path": "lightning_mip.as_prior.FromTorch",
         "init_args": {
             "distribution": {"class_path": "torch.distributions.ContinuousBernoulli", "init_args": {"probs": 0.5}}
         },

@@ -136,8 +136,8 @@ def draw(hyper: LightningCLI, plain: LightningCLI, outcome: Outcome, seed: int, 
         spread=([one.accuracy for one in outcome.single], outcome.ensemble.accuracy, outcome.plain.accuracy),
         rows={
             "Clear test digits: all draws of h agree": cases(outcome, clear_ones(outcome, 4)),
-            "The most ambiguous test digits: they do not": cases(outcome, ambiguous),
-            "Two digits averaged: not always doubted": blends(hyper.model, outcome, len(outcome.draws), seed),
+            "The most ambiguous test digits: the draws differ": cases(outcome, ambiguous),
+            "Two digits averaged": blends(hyper.model, outcome, len(outcome.draws), seed),
         },
     )
     figure.save(picture, out)

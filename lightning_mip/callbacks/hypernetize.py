@@ -92,6 +92,7 @@ class Hypernetize(L.Callback):
         self._undo = ExitStack()
         self._undo_setup = ExitStack()
         self._probed = False
+        self._watched: set[str] = set()
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Check the surroundings, and attach now or, where the network is made later, once it is there."""
@@ -314,7 +315,9 @@ class Hypernetize(L.Callback):
         evaluation = GridEvaluation(
             pl_module, self.injector, self.grid, enter=functools.partial(self._bound, pl_module)
         )
-        self._undo.enter_context(replaced(pl_module, GridHooks(evaluation).wrap(hooks)))
+        on_grid = GridHooks(evaluation, watch=stage not in self._watched)
+        self._watched.add(stage)
+        self._undo.enter_context(replaced(pl_module, on_grid.wrap(hooks)))
         self._undo.callback(evaluation.close)
 
     @contextmanager

@@ -269,7 +269,7 @@ def test_several_hyperparameters_are_combined(trainer: Trainers) -> None:
     with pytest.warns(UserWarning, match="changing hparams.lam changes neither"):
         trainer(callbacks=[callback]).fit(Two(), loader(), loader(seed=1))
     (table,) = trainer(callbacks=[callback]).validate(Two(), loader(), verbose=False)
-    assert table["alpha/hparams.lam=1,hparams.noise=-1,loss.alpha=10"] == pytest.approx(10)
+    assert table["alpha/hparams.lam=1,hparams.noise=-0.67449,loss.alpha=10"] == pytest.approx(10)
     assert table["alpha"] == pytest.approx((10 + 0.1) / 2)
     assert len(table) == 2 * (8 + 1)
 
@@ -291,7 +291,7 @@ def test_a_dropout_probability_and_label_smoothing_become_dials(trainer: Trainer
 
     module = Classifier()
     h = {"net.1.p": mip.Uniform(0, 0.9), "criterion.label_smoothing": mip.Uniform(0, 0.5)}
-    trainer(callbacks=[plugin(target="net", h=h)]).fit(module, loader(), loader(seed=1))
+    trainer(callbacks=[plugin(target="net", h=h)]).fit(module, loader())
     assert len(set(module.seen)) == EPOCHS * BATCHES
     assert all(type(value) is float for pair in module.seen for value in pair)
     assert (module.net[1].p, module.criterion.label_smoothing) == (0.1, 0.0)
@@ -684,7 +684,6 @@ def test_the_learning_rate_finder_searches_at_the_center_and_leaves_the_sequence
     searched = len(module.__dict__["seen"]) - EPOCHS * BATCHES
     assert searched > 0
     assert drawn(module) == [LAM] * searched + sequence(EPOCHS * BATCHES)
-    assert module.hparams.lr != 0.05
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -818,7 +817,7 @@ def test_a_config_names_the_plug_in_and_its_priors(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(_CONFIG.format(folder=tmp_path) + "model: tests.habits.InInit\n")
     cli = main(["fit", "--config", str(config)])
-    assert set(cli.trainer.callback_metrics) >= {"val_loss", "val_loss/hparams.lam=1,noise=0"}
+    assert set(cli.trainer.callback_metrics) >= {"val_loss", "val_loss/hparams.lam=1,noise=0.67449"}
     hypernet = cli.model.hypernet
     assert [layer.out_features for layer in hypernet.trunk if isinstance(layer, nn.Linear)] == [4, 5]
     assert "last.bias" not in hypernet.shapes
@@ -841,6 +840,7 @@ def test_the_command_line_s_optimizer_trains_the_hypernetwork(tmp_path: Path) ->
         OfConfig,
         L.LightningDataModule,
         subclass_mode_data=True,
+        seed_everything_default=0,
         trainer_defaults={"callbacks": [start]},
         args=["fit", "--config", str(config)],
     )
@@ -938,8 +938,8 @@ MESSAGES: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (
         _fit(habits.InInit(), plugin(h={"hparams.lamb": mip.Uniform(0, 1)})),
         ValueError,
-        "h has 'hparams.lamb', but InInit.hparams has no such attribute; near are hparams.lam, hparams.lr. Name one that the step "
-        "reads, or pass bind=False if nothing in the module reads this component.",
+        "h has 'hparams.lamb', but InInit.hparams has no such attribute; near are hparams.lam, hparams.lr. Name one "
+        "that the step reads, or pass bind=False if nothing in the module reads this component.",
     ),
     (
         _fit(make(Evaluated), plugin(target="primary")),

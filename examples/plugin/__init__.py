@@ -1,0 +1,1 @@
+"""Hyperparameters of LightningModules that know nothing of hypernetworks, turned into dials by one callback."""

@@ -1,0 +1,133 @@
+"""Generation as one autograd node, and the record of what has happened with the weights that it gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RERUN = (
+    "The network runs again during the backward (activation checkpointing), but the weights of its forward are no "
+    "longer in place; call backward inside the `with mip.at(...)` block of the forward."
+)
+
+
+@dataclass
+class Backwards:
+    """What the backwards through one network have met.
+
+    Attributes:
+        task, h: the last backward in which the network ran again, and the values it ran with.
+        reached: indices of the generated tensors that got a gradient.
+    """
+
+    task: int = -1
+    h: Mapping[str, Tensor] | None = None
+    reached: set[int] = field(default_factory=set)
+
+
+@dataclass(eq=False)
+class Mark:
+    """What has happened with the weights of one generation.
+
+    Attributes:
+        h: their values.
+        backwards: the record of their network.
+        ran: a module was called with them.
+        spent: a backward has used them: an optimizer may have changed what they are made of.
+    """
+
+    h: Mapping[str, Tensor]
+    backwards: Backwards
+    ran: bool = False
+    spent: bool = False
+
+
+@dataclass
+class Generated:
+    """The weights of one ``h``, and the circumstances in which they are still right.
+
+    Attributes:
+        weights: name -> generated tensor.
+        versions: states of everything that the weights are made of.
+        makers: the hypernetwork's parameters with their states.
+        theta0: id of a parameter of the primary -> its state.
+        differentiable: made with gradients.
+        inference: made in inference mode.
+        mark: what has happened with them.
+    """
+
+    weights: dict[str, Tensor]
+    versions: tuple[Any, ...]
+    makers: list[tuple[Tensor, tuple[int, bool]]]
+    theta0: dict[int, tuple[int, bool]]
+    differentiable: bool
+    inference: bool
+    mark: Mark
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weights in bytes."""
+        return sum(weight.nbytes for weight in self.weights.values())
+
+
+class Generate(torch.autograd.Function):
+    """Generation as one node whose own graph outlives a backward.
+
+    Several losses of one step, each with its own backward, then work as they do with ordinary parameters, although they
+    share one generation. Every parameter of the hypernetwork gets a gradient (zero where unused), as DDP requires.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, generate: Callable[[], list[Tensor]], mark: Mark, *leaves: Tensor) -> tuple[Tensor, ...]:
+        """Generate, and keep the graph."""
+        with torch.enable_grad():
+            ctx.generated = generate()
+        ctx.generate, ctx.leaves, ctx.mark = generate, leaves, mark
+        ctx.set_materialize_grads(False)
+        return tuple(tensor.detach() for tensor in ctx.generated)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Send the gradients of the weights on to the leaves."""
+        seen = ctx.mark.backwards
+        if seen.task == torch._C._current_graph_task_id() and seen.h is not ctx.mark.h:
+            raise RuntimeError(RERUN)
+        ctx.mark.spent = True
+        seen.reached.update(index for index, gradient in enumerate(gradients) if gradient is not None)
+        generated, again = ctx.generated, torch.is_grad_enabled()
+        if again:
+            # A second backward frees the graph it goes through, so it gets one of its own.
+            generated = ctx.generate()
+            if not all(map(torch.equal, generated, ctx.generated)):
+                raise RuntimeError(
+                    "Second derivatives need the same weights twice, but generating them again gave others; backward "
+                    "before the optimizer's step, and without dropout in the hypernetwork."
+                )
+        given = [_dense(gradient, tensor) for gradient, tensor in zip(gradients, ctx.generated, strict=True)]
+        # Manual optimization toggles what its optimizers train, also between the generation and this backward.
+        wanted = [leaf for leaf in ctx.leaves if leaf.requires_grad]
+        try:
+            found = iter(
+                torch.autograd.grad(generated, wanted, given, retain_graph=True, create_graph=again, allow_unused=True)
+                if wanted
+                else ()
+            )
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise RuntimeError(
+                "This backward goes through weights that were generated before an optimizer's step; run the network "
+                "again after the step. Parameters that a method reads itself, not through a layer, are generated anew "
+                "only by a call of the whole network or by a new `with mip.at(...)` block."
+            ) from error
+        return None, None, *(next(found) if leaf.requires_grad else None for leaf in ctx.leaves)
+
+
+def _dense(gradient: Tensor | None, tensor: Tensor) -> Tensor:
+    if gradient is None:
+        return torch.zeros_like(tensor)
+    return gradient.to_dense() if gradient.is_sparse else gradient
