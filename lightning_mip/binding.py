@@ -132,8 +132,8 @@ def _write(owner: Any, name: str, value: Any) -> None:
 
 def _missing(root: Any, owner: Any, path: str, walked: str) -> str:
     found = _paths(owner, f"{walked}." if walked else "")
-    if not walked:
-        found += _paths(root.hparams, "hparams.") if hasattr(root, "hparams") else []
+    if not walked and hasattr(root, "hparams"):
+        found = _paths(root.hparams, "hparams.") + found
     shown = difflib.get_close_matches(path, found, n=3, cutoff=0.5) or found[:_SHOWN]
     where = f"{type(root).__name__}.{walked}" if walked else type(root).__name__
     return (

@@ -24,6 +24,8 @@ from examples.bayesian_digits.task import BayesianDigits, ensemble_probabilities
 from lightning_mip.cli import main as lightning_mip
 
 HERE = Path(__file__).parent
+BEST = {"accuracy": max, "nll": min, "ece": min}
+WORST = {"accuracy": min, "nll": max, "ece": max}
 BLENDS = ((3, 8), (4, 9), (1, 7), (5, 6))
 
 
@@ -69,27 +71,17 @@ def table(outcome: Outcome) -> Table:
     result.add_column("prediction")
     for column in ("accuracy", "NLL", "ECE"):
         result.add_column(column, justify="right")
+    single = {name: [getattr(one, name) for one in outcome.single] for name in BEST}
     rows = {
-        "one draw of h, worst": [pick(one, worst=True) for one in columns(outcome.single)],
-        "one draw of h, mean": [sum(one[1]) / len(one[1]) for one in columns(outcome.single)],
-        "one draw of h, best": [pick(one, worst=False) for one in columns(outcome.single)],
-        "mean over draws of h": [outcome.ensemble.accuracy, outcome.ensemble.nll, outcome.ensemble.ece],
-        "plain network": [outcome.plain.accuracy, outcome.plain.nll, outcome.plain.ece],
+        "one draw of h, worst": [WORST[name](values) for name, values in single.items()],
+        "one draw of h, mean": [sum(values) / len(values) for values in single.values()],
+        "one draw of h, best": [BEST[name](values) for name, values in single.items()],
+        "mean over draws of h": [getattr(outcome.ensemble, name) for name in single],
+        "plain network": [getattr(outcome.plain, name) for name in single],
     }
     for name, values in rows.items():
         result.add_row(name, *(f"{value:.4f}" for value in values), style="bold" if name.startswith("mean") else None)
     return result
-
-
-def columns(qualities: Sequence[Quality]) -> list[tuple[str, list[float]]]:
-    """The measures by name, each over all draws."""
-    return [(name, [getattr(one, name) for one in qualities]) for name in ("accuracy", "nll", "ece")]
-
-
-def pick(column: tuple[str, list[float]], worst: bool) -> float:
-    """The worst or best value of a measure: high accuracy is good, high NLL and ECE are bad."""
-    name, values = column
-    return min(values) if worst == (name == "accuracy") else max(values)
 
 
 def case(image: Tensor, labels: Sequence[int], probabilities: Tensor) -> Case:
@@ -151,11 +143,13 @@ def main(args: Sequence[str] | None = None) -> Outcome:
     parser.add_argument("--draws", type=int, default=32, help="draws of h that are averaged")
     parser.add_argument("--seed", type=int, default=0, help="seed of these draws")
     options, extra = parser.parse_known_args(args)
-    # Not about this run: the first is between Lightning and PyTorch, and images in memory need no loader processes.
+    # Not about this run: the first is between Lightning and PyTorch, the second takes this command's own options for a
+    # mistake, and images in memory need no loader processes.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
-    # Batches this small gain nothing from a second thread, and with one the numbers do not depend on the machine's cores.
+    # Batches this small gain nothing from more threads, and with one the numbers do not depend on the machine's cores.
     torch.set_num_threads(1)
     plain = fit("plain.yaml", options.runs, extra)
     hyper = fit("demo.yaml", options.runs, extra)
@@ -165,8 +159,11 @@ def main(args: Sequence[str] | None = None) -> Outcome:
     console = Console()
     console.print(table(outcome))
     total, from_h = entropy(outcome.draws.mean(0)).mean(), disagreement(outcome.draws).mean()
-    console.print(f"Predictive entropy: {total:.3f} nats per digit; {from_h:.3f} of it because draws of h disagree.")
-    console.print(f"Figure: {options.out}", soft_wrap=True)
+    console.print(
+        f"Predictive entropy: {total:.3f} nats per digit; {from_h:.3f} of it because draws of h disagree.\n"
+        f"Figure: {options.out}",
+        soft_wrap=True,
+    )
     return outcome
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PLUGGED, SEPARATE, GREY = "#2166ac", "#d95f02", "#6b7280"
 NAMES = {"reg_weight": "weight of the penalty, hparams.reg_weight", "noise": "noise on the pixels, hparams.noise"}
+TITLES = {"loss": "Validation loss", "accuracy": "Validation accuracy"}
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -33,7 +34,7 @@ def draw(outcome: Outcome, path: Path) -> None:
     """Write the figure, one panel for each metric."""
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(9, 3.7), layout="constrained")
-        for axes, (metric, title) in zip(panels, (("loss", "Validation loss"), ("accuracy", "Validation accuracy"))):
+        for axes, (metric, title) in zip(panels, TITLES.items(), strict=True):
             draw_panel(axes, outcome, metric)
             axes.set_title(title, loc="left")
             axes.set_xlabel(NAMES[outcome.dial], color=GREY)

@@ -64,12 +64,21 @@ class PerHMetrics(L.Callback):
             values = mean.compute().reshape(-1)  # torchmetrics makes a single bin a number
             for label, value in zip(bin_labels(component, space[component], self.bins), values, strict=True):
                 if not value.isnan():
-                    pl_module.log(f"{name}/{label}", value)
+                    pl_module.log(f"{name}/{label}", value, sync_dist=True)  # equal by now; else Lightning warns
         for name, metric in pl_module.named_modules():
             if isinstance(metric, PerH):
-                for label, value in metric.compute().items():
-                    pl_module.log(f"{name}/{label}", value)
-                metric.reset()
+                self._log_metric(pl_module, name, metric)
+
+    def _log_metric(self, pl_module: L.LightningModule, name: str, metric: PerH) -> None:
+        values = metric.compute()
+        if not all(isinstance(value, Tensor) and value.numel() == 1 for value in values.values()):
+            self._warn(
+                name, "computes more than a number; log what you need of compute() in on_train_epoch_end, and reset"
+            )
+            return
+        for label, value in values.items():
+            pl_module.log(f"{name}/{label}", value, sync_dist=True)
+        metric.reset()
 
     def _keys(self) -> list[tuple[str, str]]:
         """All (logged name, component) of all ranks, in one order: each is a collective operation."""

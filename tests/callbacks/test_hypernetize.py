@@ -814,7 +814,7 @@ data: tests.tasks.Data
 
 
 def test_a_config_names_the_plug_in_and_its_priors(tmp_path: Path) -> None:
-    config = tmp_path / "config.yaml"
+    config = tmp_path / "given.yaml"
     config.write_text(_CONFIG.format(folder=tmp_path) + "model: tests.habits.InInit\n")
     cli = main(["fit", "--config", str(config)])
     assert set(cli.trainer.callback_metrics) >= {"val_loss", "val_loss/hparams.lam=1,noise=0.67449"}
@@ -830,7 +830,7 @@ def test_a_config_names_the_plug_in_and_its_priors(tmp_path: Path) -> None:
 
 
 def test_the_command_line_s_optimizer_trains_the_hypernetwork(tmp_path: Path) -> None:
-    config = tmp_path / "config.yaml"
+    config = tmp_path / "given.yaml"
     config.write_text(
         _CONFIG.format(folder=tmp_path) + "optimizer: {class_path: SGD, init_args: {lr: 0.1, momentum: 0.9}}\n"
         "lr_scheduler: {class_path: StepLR, init_args: {step_size: 1}}\n"

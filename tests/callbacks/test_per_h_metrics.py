@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,13 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
-from torchmetrics.classification import BinaryAUROC
+from torchmetrics.classification import BinaryAUROC, BinaryConfusionMatrix
 
 import lightning_mip as mip
 from tests.tasks import BATCHES, Evaluated, Recorder, Task, drawn, loader, make
 
 Trainers = Callable[..., L.Trainer]
 EPOCHS = 2
+# pytest.warns records what Lightning uses of torch's deprecated names, and raises it again.
+leaf_spec = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec")
 
 
 @pytest.fixture
@@ -152,7 +155,30 @@ def test_the_progress_bar_entry_of_h_has_no_bins(trainer: Trainers, capsys: pyte
     assert not [name for name in runner.callback_metrics if name.startswith("h/lam/")]
 
 
-@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec")  # pytest.warns records it, and raises it again
+@leaf_spec
+def test_a_metric_of_more_than_a_number_is_left_to_the_module(trainer: Trainers) -> None:
+    class Confused(Task):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            self.matrix = mip.PerH(BinaryConfusionMatrix(), "lam", mip.Uniform(0, 1), bins=1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.matrix.update(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), h=self.h)
+            return self.loss(batch)
+
+        def on_train_epoch_end(self) -> None:
+            assert self.matrix.compute()["lam=0..1"].tolist() == [[BATCHES, BATCHES], [0, BATCHES]]
+            self.matrix.reset()
+
+    message = (
+        "PerHMetrics leaves out 'matrix': it computes more than a number; log what you need of compute() in "
+        "on_train_epoch_end, and reset."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        trainer(callbacks=[mip.PerHMetrics()]).fit(make(Confused), loader())
+
+
+@leaf_spec
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -133,7 +133,7 @@ def test_the_test_command_runs_on_the_grid(tmp_path: Path) -> None:
 
 def test_the_mnist_config_is_complete(tmp_path: Path) -> None:
     write_idx(tmp_path / "data", arrays(size=28), zipped=True)
-    data = ["--data.init_args.root", str(tmp_path / "data"), "--data.init_args.val_size", "8"]
+    data = ["--data.root", str(tmp_path / "data"), "--data.val_size", "8"]
     save = ["--trainer.logger.init_args.save_dir", str(tmp_path)]
     cli = main(["fit", "--config", str(HERE / "mnist.yaml"), *data, *save, *SMALL])
     assert cli.datamodule.parts["train"].images.shape == (32, 14, 14)
