@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from lightning_mip.hypernetwork import HyperNetwork, Priors
 from lightning_mip.injection import Injector, injectors, the_injector
@@ -115,7 +115,7 @@ def materialize(
     Args:
         module: a hypernetized network, or a LightningModule (any module) that holds exactly one.
         h: component -> value.
-        recalibrate: batches on which the running statistics of BatchNorm layers are estimated anew at this ``h``; of
+        recalibrate: batches on which the running statistics of BatchNorm (and InstanceNorm) layers are estimated anew at this ``h``; of
             a tuple or list, as many items as the network's ``forward`` requires are used.
         **components: ``h`` for names that are Python identifiers.
 
@@ -229,12 +229,12 @@ def _check_fits(
 
 def _warn_of_batch_norm(module: nn.Module) -> None:
     mixed = [
-        name for name, child in module.named_modules() if isinstance(child, _BatchNorm) and child.track_running_stats
+        name for name, child in module.named_modules() if isinstance(child, _NormBase) and child.track_running_stats
     ]
     if mixed:
         shown = ", ".join(mixed[:5]) + (f" and {len(mixed) - 5} more" if len(mixed) > 5 else "")
         warnings.warn(
-            f"BatchNorm layers keep running statistics that mix over all h: {shown}. In evaluation they are right for "
+            f"Norm layers keep running statistics that mix over all h: {shown}. In evaluation they are right for "
             "no single h; use GroupNorm or track_running_stats=False, or estimate them anew at the chosen h by "
             "mip.materialize(..., recalibrate=dataloader).",
             stacklevel=3,
@@ -253,20 +253,21 @@ def _remove_hook(module: nn.Module, hook: Injector | None) -> None:
 
 
 def _recalibrate(module: nn.Module, batches: Iterable[Any]) -> None:
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
     modes = [(m, m.training) for m in module.modules()]
     momenta = [norm.momentum for norm in norms]
     module.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None
         norm.train()
-    empty = True
+    seen = 0
     with torch.no_grad():
-        for batch in batches:
+        for seen, batch in enumerate(batches, start=1):
+            for norm in norms:
+                # None is the mean over all calls, but InstanceNorm takes it for "do not update".
+                norm.momentum = None if isinstance(norm, _BatchNorm) else 1 / seen
             module(*_inputs(module, batch))
-            empty = False
-    if empty:
+    if not seen:
         raise ValueError("recalibrate has no batches, expected at least one to estimate running statistics on.")
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -325,7 +325,7 @@ class Normed(nn.Module):
 )
 def test_running_statistics_that_mix_over_h_are_named(count: int, names: str) -> None:
     text = (
-        f"BatchNorm layers keep running statistics that mix over all h: {names}. In evaluation they are right for no "
+        f"Norm layers keep running statistics that mix over all h: {names}. In evaluation they are right for no "
         "single h; use GroupNorm or track_running_stats=False, or estimate them anew at the chosen h by "
         "mip.materialize(..., recalibrate=dataloader)."
     )
@@ -361,6 +361,15 @@ def test_recalibrating_estimates_the_running_statistics_at_that_h(wrap: Callable
     assert all(module.training for module in plain.modules())
     for name, value in net.state_dict().items():
         assert_close(value, kept[name], rtol=0, atol=0)
+
+
+def test_running_statistics_of_instance_norm_are_estimated_anew_too() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.InstanceNorm1d(2, track_running_stats=True), nn.Conv1d(2, 1, 1))
+    attach(net)
+    batches = [torch.randn(4, 2, 6) + shift for shift in (0.0, 3.0, 6.0)]
+    plain = mip.materialize(net, lam=0.3, recalibrate=batches)
+    assert_close(plain[0].running_mean, torch.stack([x.mean((0, 2)) for x in batches]).mean(0))
 
 
 def test_recalibrating_keeps_dropout_off_and_an_evaluated_network_evaluated() -> None:

@@ -117,7 +117,7 @@ def test_dropout_differs_between_samples() -> None:
 
 
 def test_batch_norm_is_fine_with_its_running_statistics() -> None:
-    with pytest.warns(UserWarning, match="BatchNorm layers keep running statistics"):
+    with pytest.warns(UserWarning, match="Norm layers keep running statistics"):
         injector = built(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
     network = injector.root.eval()
     x, lam = torch.randn(SIZE, 3).double(), torch.rand(SIZE).double()

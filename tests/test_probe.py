@@ -22,7 +22,7 @@ from tests.tasks import BATCHES, SMALL, Net, loader
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated"),
-    pytest.mark.filterwarnings("ignore:BatchNorm layers keep running statistics"),
+    pytest.mark.filterwarnings("ignore:Norm layers keep running statistics"),
 ]
 
 Trainers = Callable[..., L.Trainer]
