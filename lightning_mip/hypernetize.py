@@ -115,8 +115,8 @@ def materialize(
     Args:
         module: a hypernetized network, or a LightningModule (any module) that holds exactly one.
         h: component -> value.
-        recalibrate: batches on which the running statistics of BatchNorm (and InstanceNorm) layers are estimated anew at this ``h``; of
-            a tuple or list, as many items as the network's ``forward`` requires are used.
+        recalibrate: batches on which the running statistics of BatchNorm and InstanceNorm layers are estimated anew at
+            this ``h``; of a tuple or list, as many items as the network's ``forward`` requires are used.
         **components: ``h`` for names that are Python identifiers.
 
     Returns:

@@ -218,7 +218,7 @@ def loss(outputs: Any) -> Tensor:
 def attach(net: nn.Module, **arguments: Any) -> HyperNetwork:
     """Hypernetize ``net`` for one number ``lam`` in [0, 1], with a small trunk, and without the BatchNorm warning."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="BatchNorm layers")
+        warnings.filterwarnings("ignore", message="Norm layers")
         return hypernetize(net, {"lam": Uniform(0, 1)}, **{"hidden_sizes": (4, 5), **arguments})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from torchmetrics.classification import BinaryAUROC, BinaryPrecision, BinaryReca
 
 import lightning_mip as mip
 from lightning_mip.evaluation import GridEvaluation
-from tests.tasks import BATCHES, SAMPLES, Evaluated, Net, Task, drawn, loader, make
+from tests.tasks import BATCHES, Evaluated, Task, drawn, loader, make
 
 Trainers = Callable[..., L.Trainer]
 
@@ -307,6 +308,45 @@ def test_lists_and_counters_are_kept_apart_by_h(trainer: Trainers, where: str) -
     assert logged(runner, "count") == near(expected("count", dict.fromkeys(GRID, HELD_OUT)))
 
 
+class AtBatchEnd(Evaluated):
+    """Collects what its step returned in the hook that gets it."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.seen: list[Tensor] = []
+        self.started = 0.0
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        x, y = batch
+        return {"error": (self(x) - y).abs()}
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.started += float(self.h["lam"])
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.seen.append(outputs["error"])
+        self.log("largest", outputs["error"].max(), reduce_fx="sum")
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("worst", torch.cat(self.seen).max())
+        self.log("started", self.started)
+        self.seen.clear()
+        self.started = 0.0
+
+
+def test_the_hooks_around_a_batch_run_at_each_h_too(trainer: Trainers) -> None:
+    model, data, runner = make(AtBatchEnd), held_out(), trainer(max_epochs=2)
+    runner.fit(model, loader(), data)
+    worst, largest = {}, {}
+    for lam in GRID:
+        predicted, y = outputs(model, lam, data)
+        worst[lam] = (predicted - y).abs().max()
+        largest[lam] = sum(part.max() for part in (predicted - y).abs().split(4))
+    assert logged(runner, "worst") == near(expected("worst", worst))
+    assert logged(runner, "largest") == near(expected("largest", largest))
+    assert logged(runner, "started") == near(expected("started", {lam: 3 * lam for lam in GRID}))
+
+
 def test_a_dict_of_lists_is_kept_apart_by_h(trainer: Trainers) -> None:
     class Nested(Evaluated):
         def __init__(self, **arguments: Any) -> None:
@@ -505,9 +545,8 @@ def test_messages(act: Callable[[], Any], message: str) -> None:
 
 def test_a_large_grid_is_warned_of() -> None:
     message = (
-        r"eval_grid=11 points per component make 121 values of h, and each evaluation batch is run at all of them; give "
+        "eval_grid=11 points per component make 121 values of h, and each evaluation batch is run at all of them; give "
         "a shorter list of h as eval_grid."
     )
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         make(Evaluated, h={"a": mip.Uniform(0, 1), "b": mip.Uniform(0, 1)}, eval_grid=11)
-    assert [str(warning.message) for warning in caught] == [message]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,7 @@ def split_by_hand(model: Any, batch: Any, step: int, draws: int) -> list[tuple[f
     lams = model.space.sample(seed=0, step=step, n=draws)["lam"].tolist()
     size = len(batch[0])
     bounds = [size * k // draws for k in range(draws + 1)]
-    parts = [[t[low:high] for t in batch] for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [[t[low:high] for t in batch] for low, high in itertools.pairwise(bounds)]
     return list(zip(lams, parts, strict=True))
 
 
@@ -270,6 +271,19 @@ def test_h_comes_from_the_batch_in_training_evaluation_and_prediction(
     assert values == pytest.approx({"val_loss": float(torch.stack(losses).mean())}, rel=1e-5)
     predicted = torch.cat(trainer().predict(model, data))
     torch.testing.assert_close(predicted, torch.cat(outputs))
+
+
+def test_the_hooks_around_a_batch_see_its_own_h(trainer: Trainers) -> None:
+    class Around(FromBatch):
+        def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            assert torch.equal(self.h["lam"], batch["lam"])
+            assert torch.equal(outputs, batch["lam"])
+
+        def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.h["lam"]
+
+    model = make(Around, h_from_batch="lam", per_sample=True)
+    trainer().validate(model, DataLoader(Acquired(each=True), 4), verbose=False)
 
 
 def test_super_keeps_the_h_of_the_batch(trainer: Trainers) -> None:

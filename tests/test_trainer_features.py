@@ -1,4 +1,4 @@
-"""Training by Lightning's Trainer equals the loop that one would write in plain PyTorch, whatever the Trainer is told."""
+"""Training by Lightning's Trainer equals the loop that one would write in plain PyTorch, whatever it is told."""
 
 from __future__ import annotations
 

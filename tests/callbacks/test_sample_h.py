@@ -12,6 +12,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder, TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 import lightning_mip as mip
@@ -109,6 +110,42 @@ class OwnSampler(mip.SampleH):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         pl_module.start_batch({"lam": torch.tensor(0.125)})
+
+
+class Silent(Task):
+    """Logs nothing."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.__dict__.setdefault("_drawn", []).append(float(self.h["lam"]))
+        return self.loss(batch)
+
+
+class Forgetful(Silent):
+    """Optimizes theta0 alone."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.primary.parameters(), 0.1)
+
+
+class Plain(L.LightningModule):
+    """Not hypernetized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.layer(batch[0]).mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_a_hypernetwork_may_be_frozen(trainer: Trainers) -> None:
+    model = make(Forgetful)
+    model.hypernet.requires_grad_(False)
+    trainer().fit(model, loader())
+    assert drawn(model) == sequence(model, 2 * BATCHES)
 
 
 class Configuring(Task):
@@ -215,6 +252,12 @@ def test_h_is_not_sent_to_the_logger(trainer: Trainers, tmp_path: Path) -> None:
     assert "h/lam" not in header
 
 
+def test_a_bare_trainer_draws_too(trainer: Trainers) -> None:
+    model = make(Silent)
+    trainer(barebones=True, logger=None, num_sanity_val_steps=None, log_every_n_steps=None).fit(model, loader())
+    assert model.__dict__["_drawn"] == sequence(model, 2 * BATCHES)
+
+
 def test_a_preference_vector_does_not_disturb_the_progress_bar(trainer: Trainers) -> None:
     class Weighted(Task):
         def loss(self, batch: Any) -> Tensor:
@@ -240,13 +283,25 @@ def test_the_sampler_copies_and_holds_no_state(trainer: Trainers) -> None:
     ("act", "error", "message"),
     [
         (
-            lambda: mip.SampleH(strategy="halton"),  # type: ignore[arg-type]
+            lambda trainer: mip.SampleH(strategy="halton"),  # type: ignore[arg-type]
             ValueError,
             "strategy is 'halton', expected one of 'random', 'sobol', 'stratified'.",
         ),
+        (
+            lambda trainer: trainer(callbacks=[mip.SampleH()]).fit(Plain(), loader()),
+            MisconfigurationException,
+            "SampleH draws for a HyperLightningModule, but Plain is none; give it to the plug-in instead: Hypernetize("
+            "..., sampler=SampleH(...)).",
+        ),
+        (
+            lambda trainer: trainer().fit(make(Forgetful), loader()),
+            MisconfigurationException,
+            "3 parameters of the hypernetwork are in no optimizer, so they would never be trained; give "
+            "self.parameters() to the optimizer, or freeze them by model.hypernet.requires_grad_(False).",
+        ),
     ],
 )
-def test_messages(act: Callable[[], Any], error: type[Exception], message: str) -> None:
+def test_messages(trainer: Trainers, act: Callable[[Any], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
-        act()
+        act(trainer)
     assert str(caught.value) == message
