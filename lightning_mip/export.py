@@ -90,8 +90,9 @@ def _weights(
     with torch.no_grad():
         deltas = hypernet(h)
     weights: dict[str, Tensor] = {}
+    prefix = f"{target}." if target else ""
     for name, delta in deltas.items():
-        key = next(key for key in (f"{target}.{name}", f"{target}._orig_mod.{name}") if key in state)
+        key = next(key for key in (f"{prefix}{name}", f"{prefix}_orig_mod.{name}") if key in state)
         theta0 = state[key]
         change = delta.to(theta0)
         weight = theta0 + change if hypernet.residual else change

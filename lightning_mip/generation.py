@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +53,8 @@ class Generated:
     Attributes:
         weights: name -> generated tensor.
         versions: states of everything that the weights are made of.
-        makers: the hypernetwork's parameters with their states.
+        makers: the hypernetwork's parameters.
+        made_in: their states.
         theta0: id of a parameter of the primary -> its state.
         differentiable: made with gradients.
         inference: made in inference mode.
@@ -62,7 +63,8 @@ class Generated:
 
     weights: dict[str, Tensor]
     versions: tuple[Any, ...]
-    makers: list[tuple[Tensor, tuple[int, bool]]]
+    makers: Sequence[Tensor]
+    made_in: Sequence[tuple[int, bool]]
     theta0: dict[int, tuple[int, bool]]
     differentiable: bool
     inference: bool

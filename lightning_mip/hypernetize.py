@@ -77,7 +77,8 @@ def hypernetize(
         injector.frozen = [name for name, parameter in theta0.items() if parameter.requires_grad]
         _require_grad(injector, False)
     for child in module.modules():
-        if not isinstance(child, torch.jit.ScriptModule):
+        # An activation has nothing to read; calling a hook takes PyTorch longer than the hook itself.
+        if not isinstance(child, torch.jit.ScriptModule) and next(child.parameters(), None) is not None:
             # First, so that hooks which read weights (the old weight_norm and spectral_norm) find fresh ones.
             child.register_forward_pre_hook(injector, prepend=True)
     # Code compiled before this line knows nothing of the hook and would go on with theta0.
@@ -133,8 +134,8 @@ def materialize(
     injector = the_injector(module)
     given = injector.hypernet.space.tensors({**(h or {}), **components})
     with injector.paused(), torch.no_grad():
-        # The memo stands in for the injector, so that the copy leaves the hypernetwork behind.
-        plain = copy.deepcopy(injector.root, {id(injector): None})
+        # The memo stands in for both, so that the copy leaves the hypernetwork behind, also one that the root holds.
+        plain = copy.deepcopy(injector.root, {id(injector): None, id(injector.hypernet): None})
         _remove_hook(plain, None)
         weights = injector.weights(given)
         injector.check_finite(weights, given)

@@ -8,8 +8,9 @@ checkpointing, which runs the forward again during the backward, sees the same o
 
 from __future__ import annotations
 
+import operator
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +22,11 @@ from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.selection import split_name
 
 _SHOWN = 5
+# Names of modules, from the root down.
+_Path = tuple[str, ...]
+# Changes with a write to the parameter, and when training of it is switched on or off. No Python of its own, as each
+# call of each layer looks at it.
+_state = operator.attrgetter("_version", "requires_grad")
 
 
 class Injector:
@@ -35,11 +41,16 @@ class Injector:
 
     def __init__(self, root: nn.Module, hypernet: HyperNetwork, names: dict[str, list[str]]) -> None:
         self.root, self.hypernet, self.names = root, hypernet, names
+        # Where each parameter is: (path of its module, attribute); split once, as they are walked at every generation.
+        self._places = {name: [_split(alias) for alias in aliases] for name, aliases in names.items()}
+        self._paths = {path for places in self._places.values() for path, _ in places}
+        self._recurrent = [_split(f"{name}.")[0] for name, m in root.named_modules() if isinstance(m, nn.RNNBase)]
         self.h: Mapping[str, Tensor] | None = None
         self.frozen: list[str] = []
         self._generated: Generated | None = None
         self._paused = False
         self._in_use = False
+        self._installed = False
         self._depth = 0
         self._backwards = Backwards()
         self._checked = False
@@ -47,7 +58,9 @@ class Injector:
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a network starts outside of any `at` block, wherever it was made."""
         none = dict.fromkeys(("h", "_generated"))
-        return {**self.__dict__, **none, "_paused": False, "_in_use": False, "_depth": 0, "_backwards": Backwards()}
+        outside = {"_paused": False, "_in_use": False, "_depth": 0, "_backwards": Backwards()}
+        # Its modules may hold copies of generated weights.
+        return {**self.__dict__, **none, **outside, "_installed": True}
 
     @property
     def active(self) -> bool:
@@ -149,11 +162,10 @@ class Injector:
 
     def weights(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
         """Generate ``theta(h)``: name -> tensor, with a batch dimension if ``h`` has one."""
-        deltas = self.hypernet(h)
-        residual = self.hypernet.residual
+        own, residual = self._theta0(), self.hypernet.residual
         weights = {}
-        for name, delta in deltas.items():
-            theta0 = self._parameter(name)
+        for name, delta in self.hypernet(h).items():
+            theta0 = own[name]
             delta = delta.to(theta0.dtype)
             # A copy, as the deltas are views of one tensor and a layer may write to its weight (max_norm of Embedding).
             weights[name] = theta0 + delta if residual else delta.clone()
@@ -179,7 +191,7 @@ class Injector:
 
     def leaves(self) -> list[Tensor]:
         """Everything that weights are generated from and that wants a gradient."""
-        theta0 = [self._parameter(name) for name in self.names] if self.hypernet.residual else []
+        theta0 = self._theta0().values() if self.hypernet.residual else ()
         given = list((self.h or {}).values())
         nested = [leaf for each in injectors(self.hypernet) for leaf in each.leaves()]
         # By identity, as the theta0 of a nested hypernetwork are parameters of this one.
@@ -201,14 +213,17 @@ class Injector:
             return True
         if now.inference and not torch.is_inference_mode_enabled():
             return True
-        if not (self.active or self._in_use):
+        if not (self._depth or self._in_use):
             # A call by hand: anything may have changed since the last one, by a write that versions do not see too.
             return module is self.root or now.versions != self._versions()
         if module is self.root:
             return now.versions != self._versions()
         # A layer called by itself looks at what it needs, as it may be one of very many.
-        own = [(p, now.theta0[id(p)]) for p in module._parameters.values() if p is not None and id(p) in now.theta0]
-        return any(_state(parameter) != state for parameter, state in (*now.makers, *own))
+        for parameter in module._parameters.values():
+            state = now.theta0.get(id(parameter))
+            if state is not None and state != _state(parameter):
+                return True
+        return [*map(_state, now.makers)] != now.made_in
 
     def _refresh(self) -> None:
         h = self.h
@@ -232,11 +247,14 @@ class Injector:
         # Looking at values waits for a GPU, so there it is left to anomaly detection and the end of each epoch.
         if torch.is_anomaly_enabled() or next(iter(weights.values())).device.type == "cpu":
             self.check_finite(weights, h)
+        makers, theta0 = self._sources()
+        made_in, theta0_in = [*map(_state, makers)], {id(p): _state(p) for p in theta0}
         self._generated = Generated(
             weights,
-            self._versions(),
-            [(p, _state(p)) for p in self.hypernet.parameters() if not p.is_inference()],
-            {id(p): _state(p) for p in map(self._parameter, self.names) if not p.is_inference()},
+            (*made_in, *theta0_in.values(), *self._nested()),
+            makers,
+            made_in,
+            theta0_in,
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
             mark,
@@ -245,9 +263,17 @@ class Injector:
 
     def _versions(self) -> tuple[Any, ...]:
         """Changes whenever the weights would: with a write to what they are made of, or a nested hypernetwork's h."""
-        own = (*self.hypernet.parameters(), *map(self._parameter, self.names))
-        nested = [(each._generated and each._generated.mark, each._versions()) for each in injectors(self.hypernet)]
-        return (*(_state(p) for p in own if not p.is_inference()), *nested)
+        makers, theta0 = self._sources()
+        return (*map(_state, makers), *map(_state, theta0), *self._nested())
+
+    def _sources(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The parameters that weights are made of, the hypernetwork's and theta0, as far as writes to them show."""
+        given: tuple[Iterable[Tensor], ...] = (self.hypernet.parameters(), self._theta0().values())
+        makers, theta0 = ([p for p in parameters if not p.is_inference()] for parameters in given)
+        return makers, theta0
+
+    def _nested(self) -> list[Any]:
+        return [(each._generated and each._generated.mark, each._versions()) for each in injectors(self.hypernet)]
 
     def _check_used(self) -> None:
         """Warn, once, of generated tensors that no gradient came back to: the values are used, but never trained."""
@@ -267,41 +293,52 @@ class Injector:
             )
 
     def _install(self, weights: Mapping[str, Tensor]) -> None:
-        modules = self._modules()
+        self._installed = True
+        owners = self._owners()
         for name, weight in weights.items():
-            for alias in self.names[name]:
-                owner, attribute = split_name(alias)
-                modules[owner].__dict__[attribute] = weight
-        self._sync_recurrent(modules)
+            for path, attribute in self._places[name]:
+                owners[path].__dict__[attribute] = weight
+        self._sync_recurrent()
 
     def _remove(self) -> None:
-        modules = self._modules()
-        for group in self.names.values():
-            for alias in group:
-                owner, attribute = split_name(alias)
-                modules[owner].__dict__.pop(attribute, None)
-        self._sync_recurrent(modules)
+        if not self._installed:
+            return
+        self._installed = False
+        owners = self._owners()
+        for places in self._places.values():
+            for path, attribute in places:
+                owners[path].__dict__.pop(attribute, None)
+        self._sync_recurrent()
 
-    def _sync_recurrent(self, modules: Mapping[str, nn.Module]) -> None:
+    def _sync_recurrent(self) -> None:
         """RNNs read a list made from their attributes."""
-        for module in modules.values():
-            if isinstance(module, nn.RNNBase):
-                module.__dict__["_flat_weights"] = [getattr(module, name) for name in module._flat_weights_names]
+        for path in self._recurrent:
+            module: Any = self._module(path)
+            module.__dict__["_flat_weights"] = [getattr(module, name) for name in module._flat_weights_names]
 
-    def _modules(self) -> dict[str, nn.Module]:
+    def _theta0(self) -> dict[str, Tensor]:
+        """The primary's own parameters that generated ones stand in for."""
+        owners = self._owners()
+        own = {}
+        for name, places in self._places.items():
+            path, attribute = places[0]
+            own[name] = owners[path]._parameters[attribute]
+        return own  # type: ignore[return-value]
+
+    def _owners(self) -> dict[_Path, nn.Module]:
         # Looked up anew each time: SyncBatchNorm conversion and precision plug-ins replace submodules.
-        return dict(self.root.named_modules(remove_duplicate=False))
+        return {path: self._module(path) for path in self._paths}
 
-    def _parameter(self, name: str) -> Tensor:
-        owner, attribute = split_name(name)
-        parameter = self.root.get_submodule(owner)._parameters[attribute]
-        assert parameter is not None
-        return parameter
+    def _module(self, path: _Path) -> nn.Module:
+        module = self.root
+        for name in path:
+            module = module._modules[name]  # type: ignore[assignment]
+        return module
 
 
-def _state(parameter: Tensor) -> tuple[int, bool]:
-    """Changes with a write to the parameter, and when training of it is switched on or off."""
-    return parameter._version, parameter.requires_grad
+def _split(name: str) -> tuple[_Path, str]:
+    owner, attribute = split_name(name)
+    return tuple(owner.split(".")) if owner else (), attribute
 
 
 def injectors(module: nn.Module) -> list[Injector]:

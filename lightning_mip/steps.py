@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import lightning as L
@@ -47,10 +47,25 @@ def on_grid(step: _Method) -> _Method:
     def run(self: HyperLightningModule, *args: Any, **kwargs: Any) -> Any:
         evaluation = self._evaluation
         if evaluation is None or evaluation.active:
-            context = self._batch_at(self.batch_h(args[0])) if args and self.h_from_batch else nullcontext()
-            with context:
+            with _at_own_h(self, *args):
                 return step(self, *args, **kwargs)
         return evaluation.run(functools.partial(step, self, *args, **kwargs))
+
+    return run  # type: ignore[return-value]
+
+
+def on_outputs_of_grid(hook: _Method) -> _Method:
+    """Run the user's ``on_*_batch_end`` like the step before it, with the output of each ``h``."""
+
+    @functools.wraps(hook)
+    def run(self: HyperLightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any) -> None:
+        evaluation = self._evaluation
+        if evaluation is None or evaluation.active:
+            with _at_own_h(self, batch):
+                hook(self, outputs, batch, *args, **kwargs)
+            return
+        each = iter(outputs)
+        evaluation.run(lambda: hook(self, next(each), batch, *args, **kwargs))
 
     return run  # type: ignore[return-value]
 
@@ -99,9 +114,18 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "on_validation_epoch_end": on_grid,
     "on_test_epoch_start": on_grid,
     "on_test_epoch_end": on_grid,
+    "on_validation_batch_start": on_grid,
+    "on_validation_batch_end": on_outputs_of_grid,
+    "on_test_batch_start": on_grid,
+    "on_test_batch_end": on_outputs_of_grid,
     "predict_step": at_predict_h,
     "configure_callbacks": with_sampler,
 }
+
+
+def _at_own_h(module: HyperLightningModule, *batch: Any) -> AbstractContextManager[None]:
+    """Bring the ``h`` of a batch into force, if batches bring one and the hook has a batch."""
+    return module._batch_at(module.batch_h(batch[0])) if batch and module.h_from_batch else nullcontext()
 
 
 def _listed(callbacks: Any) -> list[L.Callback]:

@@ -298,6 +298,27 @@ class InModuleDict(InInit):
         return self.parts["student"](x) - 0.1 * self.parts["teacher"](x)
 
 
+class OwnLayers(InInit):
+    """Is its own network: its layers are attributes, one of them a bare parameter."""
+
+    def __init__(self, lam: float = LAM) -> None:
+        super().__init__(lam)
+        del self.net
+        self.encoder, self.decoder = nn.Sequential(nn.Linear(3, 4), nn.Tanh()), nn.Linear(4, 2)
+        self.shift = nn.Parameter(torch.zeros(4))
+        self.error = MeanSquaredError()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x) + self.shift)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        predicted = self.decoder(self.encoder(x) + self.shift)
+        self.error(predicted, y)
+        self.log("train_error", self.error)
+        return penalised(predicted, y, self.hparams.lam)
+
+
 class AsNamespace(InInit):
     """Takes its hyperparameters as a Namespace."""
 
@@ -547,6 +568,7 @@ HABITS: dict[str, Habit] = {
         target="parts.student",
         apply=lambda module, net, x: net(x) - 0.1 * module.parts["teacher"](x),
     ),
+    "layers on the module itself": Habit(OwnLayers, target=""),
     "hparams as Namespace": Habit(lambda: AsNamespace(Namespace(lam=LAM, lr=0.05))),
     "hparams as dict": Habit(
         lambda: AsDict({"loss": {"lam": LAM}, "lr": 0.05}),

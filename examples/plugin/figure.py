@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PLUGGED, SEPARATE, GREY = "#2166ac", "#d95f02", "#6b7280"
 NAMES = {"reg_weight": "weight of the penalty, hparams.reg_weight", "noise": "noise on the pixels, hparams.noise"}
+# Each seed's point stands this factor beside the bar of its value, where it can be seen.
+SHIFT = 1.12
 TITLES = {"loss": "Validation loss", "accuracy": "Validation accuracy"}
 STYLE = {
     "font.size": 9,
@@ -56,7 +58,8 @@ def draw_panel(axes: Axes, outcome: Outcome, metric: str) -> None:
     bars = np.stack([middle - points.min(0), points.max(0) - middle])
     label = f"{len(outcome.grid)} separate trainings ({seeds} seeds)"
     axes.errorbar(outcome.grid, middle, bars, color=SEPARATE, fmt="o", ms=5, lw=1.3, capsize=3, label=label, zorder=3)
-    axes.plot(np.tile(outcome.grid, seeds), points.ravel(), ".", color=SEPARATE, ms=3, alpha=0.5, zorder=3)
+    beside = np.tile(outcome.grid * SHIFT, seeds)
+    axes.plot(beside, points.ravel(), "o", color=SEPARATE, ms=2.2, alpha=0.7, mew=0, zorder=3)
 
 
 def mark_best(axes: Axes, outcome: Outcome) -> None:

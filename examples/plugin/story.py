@@ -19,6 +19,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -26,10 +27,11 @@ from rich.table import Table
 import lightning_mip as mip
 from examples.plugin.digits import Classifier, FewDigits
 
-# hyperparameter -> its prior: four and a half decades around nothing in particular, as one does not know beforehand.
+# hyperparameter -> its prior, as wide as one would search without knowing the task.
 DIALS = {"reg_weight": mip.LogUniform(1e-4, 1e-1), "noise": mip.LogUniform(0.03, 3.0)}
 # The curve has so many points between two values at which networks are trained separately.
 STEP = 8
+METRICS = ("loss", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,6 @@ def run_all(dial: str, seeds: int, epochs: int, points: int, export: Path, pool:
     )
 
 
-METRICS = ("loss", "accuracy")
-
-
 def mean_seconds(runs: Sequence[Run]) -> float:
     """Mean duration."""
     return float(np.mean([run.seconds for run in runs]))
@@ -164,32 +163,34 @@ def wait_for(futures: Sequence[Future[Any]]) -> None:
 
 
 def table(outcome: Outcome, metric: str) -> Table:
-    """Both at each value, the difference seed by seed, and whether it is within the spread of separate trainings."""
+    """Both at each value, the difference seed by seed, and what of it is within the spread of separate trainings."""
     alone, one = outcome.separate[metric], outcome.on_grid(metric)
-    result = Table(title=f"validation {metric}: mean over {len(alone)} seeds, lowest to highest in brackets")
-    for column in (outcome.dial, f"{len(outcome.grid)} separate trainings", "one run with the plug-in", "difference"):
-        result.add_column(column, justify="right")
-    result.add_column("within the spread")
+    result = Table(
+        title=f"Validation {metric}: mean over {len(alone)} seeds (lowest highest)",
+        caption="within: is the mean, how many runs are, in the spread of separate trainings",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for column in (outcome.dial, "separate trainings", "one run", "difference", "within"):
+        result.add_column(column, justify="right", no_wrap=True)
     best = best_of(alone.mean(0), metric), best_of(one.mean(0), metric)
     for k, value in enumerate(outcome.grid):
-        difference = one[:, k] - alone[:, k]
         cells = [emphasised(spread(values[:, k]), k == at) for values, at in zip((alone, one), best, strict=True)]
+        whole = "yes" if within(alone[:, k], one[:, k].mean()) else "[red]no[/red]"
         inside = int(within(alone[:, k], one[:, k]).sum())
-        whole = bool(within(alone[:, k], one[:, k].mean()))
-        result.add_row(
-            f"{value:.2g}",
-            *cells,
-            f"{difference.mean():+.3f} ± {difference.std(ddof=1):.3f}"
-            if len(difference) > 1
-            else f"{difference[0]:+.3f}",
-            f"mean: {'yes' if whole else '[red]no[/red]'}, runs: {inside} of {len(one)}",
-        )
+        result.add_row(f"{value:.2g}", *cells, deviation(one[:, k] - alone[:, k]), f"{whole} {inside}/{len(one)}")
     return result
 
 
 def spread(values: np.ndarray) -> str:
     """Mean, lowest and highest."""
-    return f"{values.mean():.3f} \\[{values.min():.3f}, {values.max():.3f}]"
+    return f"{values.mean():.3f} ({values.min():.3f} {values.max():.3f})"
+
+
+def deviation(differences: np.ndarray) -> str:
+    """Mean and, where there are several, standard deviation."""
+    mean = f"{differences.mean():+.3f}"
+    return f"{mean} ± {differences.std(ddof=1):.3f}" if len(differences) > 1 else mean
 
 
 def emphasised(text: str, best: bool) -> str:

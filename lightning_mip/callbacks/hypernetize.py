@@ -42,8 +42,8 @@ class Hypernetize(L.Callback):
     modules and Trainers of ``lightning.pytorch`` and of ``pytorch_lightning``.
 
     Args:
-        target: path of the network in the module (``"net"``, ``"model.encoder"``); None takes its only child that has
-            parameters.
+        target: path of the network in the module (``"net"``, ``"model.encoder"``); ``""`` for the module itself, where
+            it has layers of its own; None takes its only child that has parameters.
         h: attribute path in the module -> prior: ``hparams.reg_weight``, ``lam``, ``loss.alpha``, ``net.dropout.p``.
         include: which parameters of the network are generated, as in `lightning_mip.hypernetize`.
         exclude: which are not.
@@ -115,8 +115,8 @@ class Hypernetize(L.Callback):
         """See to it that the hypernetwork is trained, by the optimizer that trains the network."""
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         trained = {id(p) for group in groups for p in group["params"]}
-        missing = [p for p in self.injector.hypernet.parameters() if id(p) not in trained]
-        if missing:
+        missing = [p for p in self.injector.hypernet.parameters() if p.requires_grad and id(p) not in trained]
+        if missing and not trained.isdisjoint(map(id, pl_module.parameters())):  # a strategy may replace all parameters
             theta0 = {id(p) for p in self.injector.root.parameters()}
             holding = [group for group in groups if any(id(p) in theta0 for p in group["params"])]
             (holding or groups)[0]["params"].extend(missing)
@@ -132,7 +132,7 @@ class Hypernetize(L.Callback):
         """Draw ``h``, bring its weights into force and set the attributes."""
         h = self.sampler.draw(trainer, self.space)
         self._enter(pl_module, h)
-        show_in_progress_bar(trainer, pl_module, h)
+        show_in_progress_bar(trainer, h)
         if not self._probed:
             self._probed = True
             self._warn_of_unread(trainer, pl_module, batch, batch_idx)
@@ -274,6 +274,8 @@ class Hypernetize(L.Callback):
                     f"{type(pl_module).__name__} holds a hypernetized network already; mip.dehypernetize it first, as "
                     "Hypernetize attaches the one hypernetwork itself."
                 )
+            if own is not None:  # of a network that is gone, or was dehypernetized
+                delattr(pl_module, CHILD)
             setattr(pl_module, CHILD, hypernetize(network, self.space, **self.arguments))
             setattr(pl_module, _RECORD, self._record())
             self._injector = next(each for each in injectors(network) if each.root is network)
@@ -297,7 +299,7 @@ class Hypernetize(L.Callback):
         return bound(pl_module, {name: h[name] for name in self.bound_paths})
 
     def _enter(self, pl_module: Any, h: Mapping[str, Tensor]) -> None:
-        self._leave()
+        self._undo.close()
         self.injector.use(h)
         self._undo.enter_context(self._bound(pl_module, h))
 
@@ -384,9 +386,9 @@ def _listed(value: Any) -> Any:
 
 def _start_from_plain(module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
     """Let a checkpoint of a run without the plug-in load: theta0 starts there, the hypernetwork is new."""
-    if any(key.startswith(f"{prefix}{CHILD}.") for key in state_dict):
+    hypernet = getattr(module, CHILD, None)
+    if hypernet is None or any(key.startswith(f"{prefix}{CHILD}.") for key in state_dict):
         return
-    hypernet = getattr(module, CHILD)
     state_dict.update({f"{prefix}{CHILD}.{key}": value for key, value in hypernet.state_dict().items()})
     rank_zero_info("The checkpoint is of a run without Hypernetize: theta0 starts from it, the hypernetwork is new.")
 

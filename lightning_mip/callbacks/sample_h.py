@@ -17,13 +17,12 @@ def is_hyper(pl_module: Any) -> bool:
     return any(base.__name__ == "HyperLightningModule" for base in type(pl_module).__mro__)
 
 
-def show_in_progress_bar(trainer: L.Trainer, pl_module: Any, h: dict[str, Tensor]) -> None:
+def show_in_progress_bar(trainer: L.Trainer, h: dict[str, Tensor]) -> None:
     """Show the numbers in ``h`` beside the module's own entries."""
     if trainer.progress_bar_callback is None or trainer.barebones:
         return
-    for name, value in h.items():
-        if value.ndim == 0:
-            pl_module.log(f"h/{name}", value.float(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
+    # Not by `log`, which takes longer than all else that a draw of h costs.
+    trainer.progress_bar_metrics.update({f"h/{name}": float(value) for name, value in h.items() if value.ndim == 0})
 
 
 class SampleH(L.Callback):
@@ -56,6 +55,16 @@ class SampleH(L.Callback):
                 "plug-in instead: Hypernetize(..., sampler=SampleH(...))."
             )
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Refuse optimizers that leave out the hypernetwork, such as one of the primary's parameters alone."""
+        given = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+        missing = [p for p in pl_module.hypernet.parameters() if p.requires_grad and id(p) not in given]
+        if missing and not given.isdisjoint(map(id, pl_module.parameters())):  # a strategy may replace all parameters
+            raise MisconfigurationException(
+                f"{len(missing)} parameters of the hypernetwork are in no optimizer, so they would never be trained; "
+                "give self.parameters() to the optimizer, or freeze them by model.hypernet.requires_grad_(False)."
+            )
+
     def draw(self, trainer: L.Trainer, space: HSpace, n: int | None = None) -> dict[str, Tensor]:
         """Draw ``h`` for the training batch that the trainer is at."""
         rank, world_size = (0, 1) if self.same_on_all_ranks else (trainer.global_rank, trainer.world_size)
@@ -69,7 +78,7 @@ class SampleH(L.Callback):
         else:
             h = self.draw(trainer, pl_module.space, pl_module.draws_of(batch))
         pl_module.start_batch(h)
-        show_in_progress_bar(trainer, pl_module, h)
+        show_in_progress_bar(trainer, h)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Drop the generated weights; ``h`` stays readable until the next batch."""

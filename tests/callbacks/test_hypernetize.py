@@ -167,7 +167,8 @@ def test_a_module_of_any_habit(namespace: tuple[dict[str, Habit], Trainers], tmp
 
     # Hypernetwork and theta0 are trained.
     trained = {key for key, p in module.named_parameters() if not torch.equal(p, start.parameters[key])}
-    assert {key for key in start.parameters if key.startswith(("hypernet.", f"{target}."))} <= trained
+    own = f"{target}." if target else ""
+    assert {key for key in start.parameters if key.startswith(("hypernet.", own))} <= trained
 
     # Validation has logged every h, and the mean.
     expected = by_hand(habit, module)
