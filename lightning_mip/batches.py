@@ -1,12 +1,13 @@
-"""Splitting a batch of any structure into parts."""
+"""Batches of any structure: their size, their parts, and what of them a network takes."""
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def batch_size(batch: Any) -> int | None:
@@ -15,6 +16,17 @@ def batch_size(batch: Any) -> int | None:
         return len(batch) if batch.ndim else None
     items = batch.values() if isinstance(batch, Mapping) else batch if _is_sequence(batch) else ()
     return next((size for item in items if (size := batch_size(item)) is not None), None)
+
+
+def inputs_of(network: nn.Module, batch: Any) -> tuple[Any, ...]:
+    """The inputs of a network in a batch: of a tuple or list, as many items as its ``forward`` requires."""
+    if not isinstance(batch, (tuple, list)):
+        return (batch,)
+    parameters = inspect.signature(network.forward).parameters.values()
+    required = [
+        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    return tuple(batch[: max(len(required), 1)])
 
 
 def split_batch(batch: Any, parts: int) -> list[tuple[Any, int]]:

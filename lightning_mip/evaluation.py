@@ -33,6 +33,8 @@ _MANY = 100
 _LARGE = 2**20
 # What every LightningModule has, of either namespace; the rest is its author's.
 LIGHTNINGS = frozenset(vars(L.LightningModule())) | {"_hparams", "_hparams_name", "_hparams_initial"}
+# And what a HyperLightningModule keeps of its own.
+OURS = frozenset({"_current", "_draws", "_eval_grid", "_evaluation", "_grid", "_injector", "_predict_h", "_sampler"})
 
 
 class GridEvaluation:
@@ -62,6 +64,7 @@ class GridEvaluation:
         self._outer: dict[str, Any] = {}
         self._kept: dict[int, Generated] = {}
         self._active = False
+        self.watched = False
 
     @property
     def active(self) -> bool:
@@ -219,7 +222,7 @@ def _metrics(module: nn.Module) -> Iterator[tuple[tuple[nn.Module, str], nn.Modu
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    return {name: value for name, value in vars(module).items() if name not in LIGHTNINGS}
+    return {name: value for name, value in vars(module).items() if name not in LIGHTNINGS | OURS}
 
 
 def _cloned(metric: Any) -> Any:

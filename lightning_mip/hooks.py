@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from lightning_mip.evaluation import GridEvaluation
-from lightning_mip.probe import written_to
+from lightning_mip.probe import watch
 
 # From the first one in which the weights of the evaluation are in place: weight averaging swaps them just before.
 _HOOKS = ("on_{}_epoch_start", "on_{}_batch_start", "{}_step", "on_{}_batch_end", "on_{}_epoch_end")
@@ -79,23 +77,11 @@ class GridHooks:
 
     def _step(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         module, network = self.evaluation.module, self.evaluation.injector.root
-        before = written_to(module, network) if self._watch else {}
-        self._outputs = self.evaluation.run(functools.partial(hook, *args, **kwargs))
-        if self._watch:
+        with watch(module, network) if self._watch else nullcontext():
             self._watch = False
-            _warn_of_mixed(before, written_to(module, network))
+            self._outputs = self.evaluation.run(functools.partial(hook, *args, **kwargs))
         return self._outputs[len(self._outputs) // 2]
 
     def _batch_end(self, hook: Callable[..., Any], output: Any, *args: Any, **kwargs: Any) -> None:
         outputs = iter(self._outputs)
         self.evaluation.run(lambda: hook(next(outputs), *args, **kwargs))
-
-
-def _warn_of_mixed(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    mixed = [name for name in after if after[name] != before.get(name)]
-    if mixed:
-        rank_zero_warn(
-            f"The step writes to {', '.join(mixed)}, which the grid of h cannot keep apart, so what is computed from "
-            "it mixes all h. Keep it in a torchmetrics object, or in a list, dict or tensor that is an attribute of "
-            "the LightningModule; or evaluate at the center of the priors alone, with eval='center'."
-        )

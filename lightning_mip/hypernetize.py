@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from lightning_mip.batches import inputs_of
 from lightning_mip.hypernetwork import HyperNetwork, Priors
-from lightning_mip.injection import Injector, injectors, the_injector
+from lightning_mip.injection import Injector, evaluated, injectors, the_injector
 from lightning_mip.report import Summary, available_memory, summarize
 from lightning_mip.selection import Patterns, select
 from lightning_mip.space import HSpace
@@ -137,7 +137,8 @@ def materialize(
         # The memo stands in for both, so that the copy leaves the hypernetwork behind, also one that the root holds.
         plain = copy.deepcopy(injector.root, {id(injector): None, id(injector.hypernet): None})
         _remove_hook(plain, None)
-        weights = injector.weights(given)
+        with evaluated(injector.hypernet):
+            weights = injector.weights(given)
         injector.check_finite(weights, given)
         for name, weight in weights.items():
             plain.get_parameter(name).copy_(weight)
@@ -267,23 +268,13 @@ def _recalibrate(module: nn.Module, batches: Iterable[Any]) -> None:
             for norm in norms:
                 # None is the mean over all calls, but InstanceNorm takes it for "do not update".
                 norm.momentum = None if isinstance(norm, _BatchNorm) else 1 / seen
-            module(*_inputs(module, batch))
+            module(*inputs_of(module, batch))
     if not seen:
         raise ValueError("recalibrate has no batches, expected at least one to estimate running statistics on.")
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for child, mode in modes:
         child.training = mode
-
-
-def _inputs(module: nn.Module, batch: Any) -> tuple[Any, ...]:
-    if not isinstance(batch, (tuple, list)):
-        return (batch,)
-    parameters = inspect.signature(module.forward).parameters.values()
-    required = [
-        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    return tuple(batch[: max(len(required), 1)])
 
 
 __all__ = ["dehypernetize", "hypernetize", "injectors", "materialize", "summary"]

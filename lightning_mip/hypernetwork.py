@@ -128,6 +128,7 @@ class HyperNetwork(nn.Module):
         return {
             "h": self.space.config(),
             "encoding": [self.encoding, self.encoding_norm],
+            "trunk": [type(layer).__name__ for layer in self.trunk.modules()],
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
         }
 
@@ -153,11 +154,12 @@ class HyperNetwork(nn.Module):
                     "The checkpoint is of another hypernetwork: its generated tensors come in another order, with "
                     f"{theirs!r} where {ours!r} is here. Build the same one first."
                 )
-        if list(mine["encoding"]) != list(state["encoding"]):
-            raise ValueError(
-                f"The checkpoint is of another hypernetwork: its encoding is {state['encoding']}, here it is "
-                f"{mine['encoding']}. Build the same one first."
-            )
+        for key in ("encoding", "trunk"):
+            if list(mine[key]) != list(state[key]):
+                raise ValueError(
+                    f"The checkpoint is of another hypernetwork: its {key} is {list(state[key])}, here it is "
+                    f"{mine[key]}. Build the same one first."
+                )
 
 
 def _describe(value: Any) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -164,7 +164,11 @@ class Injector:
         """Generate ``theta(h)``: name -> tensor, with a batch dimension if ``h`` has one."""
         own, residual = self._theta0(), self.hypernet.residual
         weights = {}
-        for name, delta in self.hypernet(h).items():
+        # Outside of Lightning, `network.eval()` does not reach the hypernetwork, which is no child of it.
+        apart = self.hypernet.training and not self.root.training and not torch.compiler.is_compiling()
+        with evaluated(self.hypernet) if apart else nullcontext():
+            deltas = self.hypernet(h)
+        for name, delta in deltas.items():
             theta0 = own[name]
             delta = delta.to(theta0.dtype)
             # A copy, as the deltas are views of one tensor and a layer may write to its weight (max_norm of Embedding).
@@ -339,6 +343,19 @@ class Injector:
 def _split(name: str) -> tuple[_Path, str]:
     owner, attribute = split_name(name)
     return tuple(owner.split(".")) if owner else (), attribute
+
+
+@contextmanager
+def evaluated(module: nn.Module) -> Iterator[None]:
+    """Evaluate a module inside the block, and leave each part of it in its mode afterwards."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def injectors(module: nn.Module) -> list[Injector]:

@@ -54,10 +54,10 @@ class BinnedMean(Metric):
         self.add_state("total", torch.zeros(bins), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros(bins), dist_reduce_fx="sum")
 
-    def update(self, value: Tensor, index: Tensor) -> None:
-        """Add one value to a bin."""
-        self.total[index] += value.detach().reshape(()).to(self.total)
-        self.count[index] += 1
+    def update(self, value: Tensor, index: Tensor, weight: float = 1.0) -> None:
+        """Add one value to a bin, with a weight such as the number of samples that it is the mean of."""
+        self.total[index] += weight * value.detach().reshape(()).to(self.total)
+        self.count[index] += weight
 
     def compute(self) -> Tensor:
         """Mean per bin, NaN for empty bins, shape ``(bins,)``."""

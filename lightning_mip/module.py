@@ -17,7 +17,7 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lightning_mip.batches import batch_size
+from lightning_mip.batches import batch_size, inputs_of
 from lightning_mip.callbacks.sample_h import SampleH
 from lightning_mip.evaluation import GridEvaluation, grid_of
 from lightning_mip.hypernetize import hypernetize
@@ -29,6 +29,7 @@ from lightning_mip.selection import select
 from lightning_mip.space import HSpace
 from lightning_mip.steps import WRAPPERS, at_predict_h, with_sampler
 
+_GIVEN_AGAIN = "lightning_mip_given_again"
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -140,18 +141,20 @@ class HyperLightningModule(L.LightningModule):
     def h(self) -> dict[str, Tensor]:
         """The current ``h``, on the module's device: name -> 0-dim tensor, or of shape (B,) when drawn per sample."""
         current = self._current if self._current is not None else self._injector.h
-        return {name: value.to(self.device, non_blocking=True) for name, value in (current or {}).items()}
+        moved = {name: value.to(self.device, non_blocking=True) for name, value in (current or {}).items()}
+        return _Named(self.space, moved)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the primary network with the weights of the current ``h``."""
         if self._current is None:
+            self._check_not_a_child()
             return self.primary(*args, **kwargs)
         return run_per_sample(self._injector, self.h, args, kwargs)
 
     @at_predict_h
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Run the primary on the batch, or on its first item if it is a tuple or list."""
-        return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        """Run the primary on the batch; of a tuple or list, on as many items as its ``forward`` requires."""
+        return self(*inputs_of(self.primary, batch))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimize theta0 and the hypernetwork together."""
@@ -192,6 +195,18 @@ class HyperLightningModule(L.LightningModule):
         self._set_hparams({name: value for name, value in given.items() if _is_plain(value)})
         self.remove_ignored_hparams([ignore] if isinstance(ignore, str) else list(ignore or ()))
         self._hparams_initial = copy.deepcopy(self._hparams)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what a checkpoint cannot hold and evaluation needs."""
+        checkpoint[_GIVEN_AGAIN] = ["h_from_batch"] if callable(self.h_from_batch) else []
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Ask for it where it is not given again."""
+        if "h_from_batch" in checkpoint.get(_GIVEN_AGAIN, []) and self.h_from_batch is None:
+            raise ValueError(
+                "The checkpoint is of a module with a function as h_from_batch, which no checkpoint holds; give it "
+                "again: load_from_checkpoint(path, h_from_batch=...)."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the weights of the last call behind: they are no part of a copy."""
@@ -235,6 +250,8 @@ class HyperLightningModule(L.LightningModule):
             self._draws = [{name: value[k] for name, value in h.items()} for k in range(self.draws_per_batch)]
         else:
             self._current = self._checked_per_sample(h)
+            # The network itself cannot run at several h at once; only `self(x)` can.
+            self._injector.h = None
 
     def end_batch(self) -> None:
         """Drop the generated weights of a training batch."""
@@ -281,11 +298,20 @@ class HyperLightningModule(L.LightningModule):
             with self._injector.at(h):
                 yield
             return
-        outer, self._current = self._current, self._checked_per_sample(h)
+        outer = self._current, self._injector.h
+        self._current, self._injector.h = self._checked_per_sample(h), None
         try:
             yield
         finally:
-            self._current = outer
+            self._current, self._injector.h = outer
+
+    def _check_not_a_child(self) -> None:
+        trained = self._trainer is not None and self._trainer.training and self._trainer.lightning_module
+        if trained and trained is not self and not self._injector.active:
+            raise RuntimeError(
+                f"{type(self).__name__} is a child of {type(trained).__name__}, where nothing draws its h; use "
+                "`with child.at(...):`, or hypernetize the network in the outer module."
+            )
 
     def _checked_per_sample(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not self.per_sample:
@@ -294,6 +320,17 @@ class HyperLightningModule(L.LightningModule):
                 "per_sample=True, or give one value per batch."
             )
         return dict(h)
+
+
+class _Named(dict[str, Tensor]):
+    """A mapping that says what its components are when asked for another."""
+
+    def __init__(self, space: HSpace, values: Mapping[str, Tensor]) -> None:
+        super().__init__(values)
+        self.space = space
+
+    def __missing__(self, name: str) -> Tensor:
+        raise KeyError(self.space.unknown(name))
 
 
 def _attach(

@@ -257,7 +257,7 @@ class Categorical(Prior):
         """Whether the value is one of those listed, but for rounding."""
         table = self._table(h)
         nearest = table[self._index(h)]
-        return (h - nearest).abs() <= SLACK * (1 + nearest.abs())
+        return (h - nearest).abs() <= SLACK * nearest.abs()
 
     def grid(self, n: int) -> Tensor:
         """All values, whatever ``n``."""

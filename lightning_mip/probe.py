@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_mip.evaluation import LIGHTNINGS
+from lightning_mip.evaluation import LIGHTNINGS, OURS
 
 # How deep, and how many items of each container, a description looks.
 _DEPTH, _ITEMS = 4, 1000
@@ -85,10 +86,25 @@ def written_to(module: nn.Module, network: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for prefix, child in module.named_modules():
         if id(child) not in inside:
-            own = {name: value for name, value in vars(child).items() if name not in LIGHTNINGS}
+            own = {name: value for name, value in vars(child).items() if name not in LIGHTNINGS | OURS}
             for name, value in {**child._buffers, **own}.items():
                 found[f"{prefix}.{name}" if prefix else name] = _description(value, _DEPTH)
     return found
+
+
+@contextmanager
+def watch(module: nn.Module, network: nn.Module) -> Iterator[None]:
+    """Warn if a step that runs at every ``h`` of a grid writes to what the grid cannot keep apart."""
+    before = written_to(module, network)
+    yield
+    after = written_to(module, network)
+    mixed = [name for name in after if after[name] != before.get(name)]
+    if mixed:
+        rank_zero_warn(
+            f"The step writes to {', '.join(mixed)}, which the grid of h cannot keep apart, so what is computed from "
+            "it mixes all h. Keep it in a torchmetrics object, or in a list, dict or tensor that is an attribute of "
+            "the LightningModule; or evaluate at one h alone (eval='center' of Hypernetize, one value as eval_grid)."
+        )
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

@@ -173,6 +173,12 @@ class HSpace(Mapping[str, Prior]):
         """Name one ``h`` as metric keys do: ``lam=0.25,phi=10``."""
         return ",".join(f"{name}={_number(h[name])}" for name in self)
 
+    def unknown(self, name: str) -> str:
+        """The message for a component that does not exist."""
+        close = difflib.get_close_matches(str(name), list(self), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"h has no component {name!r}; its components are {', '.join(self)}.{hint}"
+
     def config(self) -> dict[str, dict[str, Any]]:
         """Describe the space in plain data; ``HSpace(space.config())`` rebuilds it."""
         return {name: prior.config() for name, prior in self.items()}
@@ -180,9 +186,7 @@ class HSpace(Mapping[str, Prior]):
     def _check_names(self, given: Mapping[str, Any] | Sequence[str]) -> None:
         unknown = [name for name in given if name not in self]
         if unknown:
-            close = difflib.get_close_matches(str(unknown[0]), list(self), n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"h has no component {unknown[0]!r}; its components are {', '.join(self)}.{hint}")
+            raise ValueError(self.unknown(unknown[0]))
         missing = [name for name in self if name not in given]
         if missing:
             raise ValueError(

@@ -11,6 +11,7 @@ import lightning as L
 
 from lightning_mip.batches import split_batch
 from lightning_mip.callbacks.sample_h import SampleH
+from lightning_mip.probe import watch
 
 if TYPE_CHECKING:
     from lightning_mip.module import HyperLightningModule
@@ -49,7 +50,10 @@ def on_grid(step: _Method) -> _Method:
         if evaluation is None or evaluation.active:
             with _at_own_h(self, *args):
                 return step(self, *args, **kwargs)
-        return evaluation.run(functools.partial(step, self, *args, **kwargs))
+        watched = step.__name__.endswith("_step") and not evaluation.watched
+        with watch(self, self.primary) if watched else nullcontext():
+            evaluation.watched |= watched
+            return evaluation.run(functools.partial(step, self, *args, **kwargs))
 
     return run  # type: ignore[return-value]
 
@@ -124,8 +128,11 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
 
 
 def _at_own_h(module: HyperLightningModule, *batch: Any) -> AbstractContextManager[None]:
-    """Bring the ``h`` of a batch into force, if batches bring one and the hook has a batch."""
-    return module._batch_at(module.batch_h(batch[0])) if batch and module.h_from_batch else nullcontext()
+    """Bring the ``h`` of a batch into force, if batches bring one, the hook has one, and no outer step did so."""
+    inside = module._injector.active or module._current is not None
+    if inside or not batch or module.h_from_batch is None:
+        return nullcontext()
+    return module._batch_at(module.batch_h(batch[0]))
 
 
 def _listed(callbacks: Any) -> list[L.Callback]:

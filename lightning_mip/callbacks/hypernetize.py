@@ -86,6 +86,8 @@ class Hypernetize(L.Callback):
         self.bound_paths = self._checked_bind(bind)
         self.grid = None if eval == "center" else grid_of(self.space, eval_grid)
         self.predict_h = self.space.center() if predict_h is None else self.space.tensors(predict_h)
+        if self.space.is_batched(self.predict_h):
+            raise ValueError(f"predict_h holds several values ({self.space.label(self.predict_h)}), expected one.")
         self.sampler = sampler or SampleH()
         self._path = target
         self._injector: Injector | None = None
@@ -99,13 +101,15 @@ class Hypernetize(L.Callback):
         _check_module(pl_module)
         _check_strategy(trainer)
         _check_order(trainer, self)
-        if self._can_attach(pl_module):
+        made_later = overrides(pl_module, "setup") or overrides(pl_module, "configure_model")
+        if not made_later or self._is_there(pl_module):
             self._attach(pl_module)
-            return
-        _check_no_early_copy(trainer)
-        # A partial, not a closure, so that a deepcopy of the module (weight averaging) attaches to the copy.
-        attach = functools.partial(self._attach_after, pl_module.configure_model, pl_module)
-        self._undo_setup.enter_context(replaced(pl_module, {"configure_model": attach}))
+        else:
+            _check_no_early_copy(trainer)
+        if made_later:  # or made anew, as a setup may do at the beginning of each run
+            # A partial, not a closure, so that a deepcopy of the module (weight averaging) attaches to the copy.
+            attach = functools.partial(self._attach_after, pl_module.configure_model, pl_module)
+            self._undo_setup.enter_context(replaced(pl_module, {"configure_model": attach}))
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Put the module's own methods back; the hypernetwork stays attached."""
@@ -145,6 +149,7 @@ class Hypernetize(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Check that the network was used and that its weights are finite."""
+        self._leave()  # of a batch that on_train_batch_start of the module has ended
         self._check_used()
         self.injector.check_finite_at(self.injector.h or self.space.center())
 
@@ -240,10 +245,8 @@ class Hypernetize(L.Callback):
             raise ValueError(f"bind names {unknown[0]!r}, which is no component of h: {', '.join(self.space)}.")
         return list(bind)
 
-    def _can_attach(self, pl_module: Any) -> bool:
-        """Whether the network is there before the module's own ``setup`` and ``configure_model`` have run."""
-        if not (overrides(pl_module, "setup") or overrides(pl_module, "configure_model")):
-            return True  # or never
+    def _is_there(self, pl_module: Any) -> bool:
+        """Whether the network is there already; one that is not named may not be the only one in the end."""
         try:
             return self.target is not None and pl_module.get_submodule(self.target) is not None
         except AttributeError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_mip.batches import batch_size
 from lightning_mip.injection import the_injector
 from lightning_mip.metrics import BinnedMean, PerH, bin_index, bin_labels
 from lightning_mip.space import HSpace
@@ -34,6 +34,7 @@ class PerHMetrics(L.Callback):
         self.bins = bins
         self._means: dict[tuple[str, str], BinnedMean] = {}
         self._warned: set[str] = set()
+        self._batch_size = 1
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start a new epoch's means."""
@@ -43,6 +44,7 @@ class PerHMetrics(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Listen to what the step logs."""
+        self._batch_size = batch_size(batch) or 1
         pl_module.__dict__["log"] = functools.partial(self._log, pl_module)
 
     def on_train_batch_end(
@@ -59,7 +61,7 @@ class PerHMetrics(L.Callback):
         """Combine the ranks and log the bins that are not empty."""
         space = the_injector(pl_module).hypernet.space
         for name, component in self._keys():
-            mean = self._means.setdefault((name, component), self._new_mean(space, component).to(pl_module.device))
+            mean = self._mean(pl_module, space, name, component)
             mean._update_count = max(mean._update_count, 1)  # a rank without a value takes part in the sum all the same
             values = mean.compute().reshape(-1)  # torchmetrics makes a single bin a number
             for label, value in zip(bin_labels(component, space[component], self.bins), values, strict=True):
@@ -89,8 +91,12 @@ class PerHMetrics(L.Callback):
         torch.distributed.all_gather_object(gathered, keys)
         return sorted({key for part in gathered for key in part})
 
-    def _new_mean(self, space: HSpace, component: str) -> BinnedMean:
-        return BinnedMean(len(bin_labels(component, space[component], self.bins)))
+    def _mean(self, pl_module: L.LightningModule, space: HSpace, name: str, component: str) -> BinnedMean:
+        key = (name, component)
+        if key not in self._means:
+            bins = len(bin_labels(component, space[component], self.bins))
+            self._means[key] = BinnedMean(bins).to(pl_module.device)
+        return self._means[key]
 
     def _log(self, pl_module: L.LightningModule, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         type(pl_module).log(pl_module, name, value, *args, **kwargs)
@@ -102,14 +108,11 @@ class PerHMetrics(L.Callback):
             if h is None or getattr(pl_module, "per_sample", False):
                 self._warn(name, "is a mean over samples with different h; use lightning_mip.metrics.PerH to split it")
             else:
-                self._add(name, torch.as_tensor(value), h, injector.hypernet.space, pl_module.device)
-
-    def _add(self, name: str, value: Tensor, h: Mapping[str, Tensor], space: HSpace, device: torch.device) -> None:
-        for component, prior in space.items():
-            key = (name, component)
-            if key not in self._means:
-                self._means[key] = self._new_mean(space, component).to(device)
-            self._means[key].update(value, bin_index(prior, h[component], self.bins))
+                # As Lightning weights the batches of an epoch.
+                weight = kwargs.get("batch_size") or self._batch_size
+                for component, prior in injector.hypernet.space.items():
+                    mean = self._mean(pl_module, injector.hypernet.space, name, component)
+                    mean.update(torch.as_tensor(value), bin_index(prior, h[component], self.bins), weight)
 
     def _warn(self, name: str, reason: str) -> None:
         if name not in self._warned:

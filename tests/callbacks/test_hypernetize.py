@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -16,9 +17,11 @@ from typing import Any, ClassVar
 from unittest import mock
 
 import lightning as L
+import numpy as np
 import pytest
 import pytorch_lightning
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     EarlyStopping,
@@ -110,7 +113,7 @@ def near(values: Mapping[str, float]) -> Any:
 def assert_clean(module: Any, network: nn.Module) -> None:
     """Nothing of the plug-in is in the module but the hypernetwork: no hook, no generated weight, the center of h."""
     assert not {"log", "print", "configure_model", "validation_step", "test_step"} & set(vars(module))
-    assert not any(isinstance(value, Tensor) for child in network.modules() for value in vars(child).values())
+    assert not any(name in vars(child) for child in network.modules() for name in child._parameters)
 
 
 def parameters(module: nn.Module) -> dict[str, Tensor]:
@@ -306,6 +309,18 @@ def test_a_component_that_nothing_reads_is_not_bound(trainer: Trainers) -> None:
     assert callback.state_dict()["bind"] == []
 
 
+def test_an_epoch_that_the_module_ends_early_puts_its_attributes_back(trainer: Trainers) -> None:
+    class Impatient(Seen):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+            return -1 if batch_idx == 2 else None
+
+    module = Impatient()
+    trainer(max_epochs=1, callbacks=[plugin()], limit_val_batches=0).fit(module, loader(), loader(seed=1))
+    assert drawn(module) == sequence(2)
+    assert module.hparams.lam == LAM
+    assert_clean(module, module.net)
+
+
 @pytest.mark.parametrize("target", ["generator", "critic"])
 def test_toggled_optimizers_train_their_own_network_alone(trainer: Trainers, target: str) -> None:
     module = habits.TwoOptimizers()
@@ -350,9 +365,11 @@ def test_a_compiled_network_trains_the_same(trainer: Trainers, when: str) -> Non
         module.net(torch.zeros(4, 3))  # the code that runs theta0 alone exists already
     elif when == "in place":
         module.net.compile(backend="aot_eager", fullgraph=True)
+    torch._dynamo.utils.counters.clear()
     for each in (plain, module):
         torch.manual_seed(1)
         trainer(callbacks=[plugin(target=None)]).fit(each, loader(), loader(seed=1))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # of training and of evaluation, for all h
     torch.compiler.reset()
     for (name, one), two in zip(plain.named_parameters(), module.parameters(), strict=True):
         torch.testing.assert_close(one, two, msg=name)
@@ -362,8 +379,8 @@ def test_the_network_may_be_deeper_and_generated_in_part(trainer: Trainers) -> N
     class Deep(habits.InInit):
         def __init__(self) -> None:
             super().__init__()
-            self.net = nn.ModuleDict({"body": nn.Sequential(nn.Linear(3, 4), nn.Tanh(), Net(4)), "head": nn.Identity()})
-            self.net["body"][2] = nn.Linear(4, 2)
+            body = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+            self.net = nn.ModuleDict({"body": body, "head": nn.Linear(2, 2)})
 
         def forward(self, x: Tensor) -> Tensor:
             return self.net["head"](self.net["body"](x))
@@ -447,6 +464,46 @@ def test_callbacks_get_the_output_at_the_middle_of_the_grid(trainer: Trainers) -
     assert set(Reader.seen) == {0.5}
 
 
+class Sums(habits.InInit):
+    """Sums up its hyperparameter in containers of many kinds, all filled in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.array, self.tensor = np.zeros(1), torch.zeros(1)
+        self.config = AttributeDict(total=0.0)
+        self.recent: deque[float] = deque(maxlen=99)
+        self._nested: dict[str, list[set[float]]] = {"seen": [set()]}
+        self.data = torch.zeros(2**20 + 1)
+        self.factor = 0
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        lam = self.hparams.lam
+        self.array += lam
+        self.tensor += lam
+        self.config.total += lam
+        self.recent.append(lam)
+        self._nested["seen"][0].add(lam)
+        self.pointer = self.data.data_ptr()
+
+    def on_validation_epoch_end(self) -> None:
+        assert len(self._nested["seen"][0]) == 1
+        sums = self.array[0], self.tensor[0], self.config.total, sum(self.recent)
+        assert sums == pytest.approx([sums[0]] * 4)
+        self.log("sum", sums[0] * self.factor)
+
+
+def test_attributes_of_every_kind_are_kept_apart_by_h(trainer: Trainers) -> None:
+    class Setter(L.Callback):
+        def on_validation_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            pl_module.factor = 10  # what others set in between is seen at every h
+
+    module = Sums()
+    (table,) = trainer(callbacks=[plugin(), Setter()]).validate(module, loader(), verbose=False)
+    sums = {f"sum/hparams.lam={lam:g}": 10 * BATCHES * lam for lam in LAMS}
+    assert table == near({**sums, "sum": 10 * BATCHES * 0.5})
+    assert module.pointer == module.data.data_ptr()  # as large as this it is data, which is not copied
+
+
 class Meter:
     """A mean that is no torchmetrics object."""
 
@@ -478,7 +535,7 @@ def test_what_the_grid_cannot_keep_apart_is_named_once(trainer: Trainers) -> Non
     message = (
         "The step writes to total, meter, criterion.calls, which the grid of h cannot keep apart, so what is computed "
         "from it mixes all h. Keep it in a torchmetrics object, or in a list, dict or tensor that is an attribute of "
-        "the LightningModule; or evaluate at the center of the priors alone, with eval='center'."
+        "the LightningModule; or evaluate at one h alone (eval='center' of Hypernetize, one value as eval_grid)."
     )
     with pytest.warns(UserWarning, match="cannot keep apart") as caught:
         trainer(callbacks=[plugin()]).fit(WithMeter(), loader(), loader(seed=1))
@@ -504,6 +561,20 @@ def test_a_module_is_attached_anew_once_it_is_detached(trainer: Trainers) -> Non
     mip.dehypernetize(module)
     trainer(callbacks=[plugin(hidden_sizes=(3, 5))]).fit(module, loader(), loader(seed=1))
     assert module.hypernet.trunk[0].out_features == 3
+
+
+def test_a_network_that_setup_makes_anew_is_attached_anew(trainer: Trainers, tmp_path: Path) -> None:
+    class Anew(habits.InSetup):
+        def setup(self, stage: str) -> None:
+            self.net = Net()
+
+    module, runner, path = Anew(), trainer(callbacks=[plugin()]), tmp_path / "last.ckpt"
+    runner.fit(module, loader(), loader(seed=1))
+    runner.save_checkpoint(path)
+    before = parameters(module)
+    runner.test(module, loader(), ckpt_path=path, verbose=False)
+    assert_equal(before, module)
+    assert mip.materialize(module, {"hparams.lam": 0.5}) is not None
 
 
 @pytest.mark.parametrize("kind", [Seen, habits.InConfigureModel, habits.Stepwise])
@@ -560,14 +631,20 @@ def test_fit_starts_theta0_from_the_checkpoint_of_a_plain_run(
     trainer: Trainers, of_plain_run: tuple[Path, Any], told: list[str]
 ) -> None:
     path, before = of_plain_run
+    losses = []
+
+    class Recorder(L.Callback):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            losses.append(float(trainer.callback_metrics["val_loss"]))
+
     module, start, stopping = habits.Scheduled(), Start(), EarlyStopping("val_loss", patience=9)
-    runner = trainer(callbacks=[plugin(), start, stopping])
+    runner = trainer(callbacks=[plugin(), start, stopping, Recorder()])
     runner.fit(module, loader(), loader(seed=1), ckpt_path=path)
     assert told == [NEW]
     assert_equal(parameters(before), {k: v for k, v in start.parameters.items() if k.startswith("net.")})
     # Another training: it begins at the first batch, with its own optimizer, scheduler and patience.
     assert runner.global_step == EPOCHS * BATCHES
-    assert stopping.wait_count < EPOCHS
+    assert float(stopping.best_score) == min(losses)
 
 
 def test_test_starts_theta0_from_the_checkpoint_of_a_plain_run(
@@ -679,12 +756,11 @@ def test_the_best_checkpoint_is_chosen_by_the_mean_over_h(trainer: Trainers, tmp
 
 
 def test_the_learning_rate_finder_searches_at_the_center_and_leaves_the_sequence_alone(trainer: Trainers) -> None:
-    module = Seen()
-    finder = LearningRateFinder(num_training_steps=5, min_lr=1e-4, max_lr=1e-3)
-    trainer(callbacks=[finder, plugin()], enable_checkpointing=True).fit(module, loader(), loader(seed=1))
-    searched = len(module.__dict__["seen"]) - EPOCHS * BATCHES
-    assert searched > 0
-    assert drawn(module) == [LAM] * searched + sequence(EPOCHS * BATCHES)
+    module, steps = Seen(), 25
+    finder = LearningRateFinder(num_training_steps=steps, min_lr=1e-4, max_lr=1e-2)
+    trainer(callbacks=[finder, plugin()], enable_checkpointing=True).fit(module, loader(128), loader(seed=1))
+    assert drawn(module) == [LAM] * steps + sequence(EPOCHS * 32)
+    assert module.hparams.lr != 0.05
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -906,6 +982,11 @@ MESSAGES: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
         "h is empty, expected at least one component such as {'lam': Uniform(0, 1)}.",
     ),
     (
+        lambda _: plugin(predict_h={"hparams.lam": [0.2, 0.4]}),
+        ValueError,
+        "predict_h holds several values (hparams.lam=0.2:0.4), expected one.",
+    ),
+    (
         lambda _: plugin(bind=["hparams.lamb"]),
         ValueError,
         "bind names 'hparams.lamb', which is no component of h: hparams.lam.",
@@ -978,7 +1059,10 @@ MESSAGES: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
         "StochasticWeightAveraging copies the module before setup and configure_model, where its network may be made, "
         "so it would average the module without its hypernetwork; make the network in __init__ and name it as target.",
     ),
-    *((_setup(strategy=name, devices=2), MisconfigurationException, _SPAWNED) for name in ("ddp_spawn", "ddp_fork")),
+    *(
+        (_setup(strategy=name, devices=2), MisconfigurationException, _SPAWNED)
+        for name in ("ddp_spawn", "ddp_fork", "ddp_notebook")
+    ),
 ]
 
 
