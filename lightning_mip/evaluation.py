@@ -31,10 +31,11 @@ KEEP_BYTES = 2**30
 _MANY = 100
 # Larger tensors and containers are data, not what an evaluation accumulates: it begins with little.
 _LARGE = 2**20
-# What every LightningModule has, of either namespace; the rest is its author's.
-LIGHTNINGS = frozenset(vars(L.LightningModule())) | {"_hparams", "_hparams_name", "_hparams_initial"}
-# And what a HyperLightningModule keeps of its own.
-OURS = frozenset({"_current", "_draws", "_eval_grid", "_evaluation", "_grid", "_injector", "_predict_h", "_sampler"})
+# What every LightningModule has, of either namespace, and what a HyperLightningModule has; the rest is its author's.
+NOT_THE_AUTHORS = frozenset(vars(L.LightningModule())) | {
+    *("_hparams", "_hparams_name", "_hparams_initial"),
+    *("_current", "_draws", "_eval_grid", "_evaluation", "_grid", "_injector", "_predict_h", "_sampler"),
+}
 
 
 class GridEvaluation:
@@ -222,7 +223,7 @@ def _metrics(module: nn.Module) -> Iterator[tuple[tuple[nn.Module, str], nn.Modu
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    return {name: value for name, value in vars(module).items() if name not in LIGHTNINGS | OURS}
+    return {name: value for name, value in vars(module).items() if name not in NOT_THE_AUTHORS}
 
 
 def _cloned(metric: Any) -> Any:

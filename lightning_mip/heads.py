@@ -65,6 +65,15 @@ class FullHead(nn.Module):
             for block, scale in zip(self.blocks, columns, strict=True):
                 block.normal_().mul_(scale.to(block))
 
+    def silence(self, name: str, row: int) -> None:
+        """Make one row of a generated matrix zero; it stays so if the network sends it no gradient."""
+        shape = self.shapes[name]
+        before = sum(other.numel() for other in list(self.shapes.values())[: list(self.shapes).index(name)])
+        low = before + row * shape[1]
+        with torch.no_grad():
+            for start, block in zip(range(0, sum(self.sizes), BLOCK), self.blocks, strict=True):
+                block[:, max(low - start, 0) : max(low + shape[1] - start, 0)] = 0
+
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Generate all tensors.
 

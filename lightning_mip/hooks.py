@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lightning_mip.evaluation import GridEvaluation
-from lightning_mip.probe import watch
+from lightning_mip.probe import parameters_kept, watch
 
 # From the first one in which the weights of the evaluation are in place: weight averaging swaps them just before.
 _HOOKS = ("on_{}_epoch_start", "on_{}_batch_start", "{}_step", "on_{}_batch_end", "on_{}_epoch_end")
@@ -73,7 +73,9 @@ class GridHooks:
         return on_grid
 
     def _run(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        self.evaluation.run(functools.partial(hook, *args, **kwargs))
+        name = hook.__name__
+        with parameters_kept(self.evaluation.module, name) if "_epoch_" in name else nullcontext():
+            self.evaluation.run(functools.partial(hook, *args, **kwargs))
 
     def _step(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         module, network = self.evaluation.module, self.evaluation.injector.root

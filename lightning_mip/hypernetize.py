@@ -32,7 +32,8 @@ def hypernetize(
     """Attach a hypernetwork to ``module``, in place.
 
     The module's parameters stay where they are and become ``theta0``; inside ``with at(module, h):`` it runs with
-    ``theta(h) = theta0 + delta(h)``. Train both: ``[*module.parameters(), *hyper.parameters()]``.
+    ``theta(h) = theta0 + delta(h)``. Train both: ``[*module.parameters(), *hyper.parameters()]``. A parameter that is
+    frozen stays so as ``theta0``, and gets a trained ``delta`` all the same; ``exclude`` it to keep it as it is.
 
     Args:
         module: the primary network.
@@ -67,6 +68,7 @@ def hypernetize(
             _check_memory(space, theta0, arguments)
         hypernet = HyperNetwork(space, shapes, **arguments)
         hypernet.initialize_ratio(theta0)
+        _silence_padding(module, names, hypernet)
     else:
         _check_fits(hypernet, space, shapes, arguments)
     first = next(iter(theta0.values()))
@@ -227,6 +229,15 @@ def _check_fits(
             f"hypernet does not fit the network: {name} has shape {mine} in the hypernetwork and {wanted} in the "
             "network; make it from the network's own shapes."
         )
+
+
+def _silence_padding(module: nn.Module, names: Mapping[str, list[str]], hypernet: HyperNetwork) -> None:
+    """The padding row of an embedding is never trained, so what the head draws for it would stay."""
+    first = {alias: name for name, aliases in names.items() for alias in aliases}
+    for path, child in module.named_modules(remove_duplicate=False):
+        weight = f"{path}.weight" if path else "weight"
+        if isinstance(child, nn.Embedding) and child.padding_idx is not None and weight in first:
+            hypernet.head.silence(first[weight], child.padding_idx)
 
 
 def _warn_of_batch_norm(module: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -266,6 +267,15 @@ class HyperLightningModule(L.LightningModule):
     def check_finite(self) -> None:
         """Raise FloatingPointError if the weights at the current ``h`` are not finite, naming the tensor."""
         self._injector.check_finite_at(self._injector.h or self.space.center())
+
+    def check_used(self) -> None:
+        """Warn if no gradient has reached the generated weights."""
+        if not (self.per_sample or self._injector.used) and self._injector.leaves():
+            warnings.warn(
+                f"No gradient has reached the generated weights of {type(self).__name__}: training_step does not run "
+                "self(x) or self.primary, or its loss does not depend on them.",
+                stacklevel=2,
+            )
 
     def start_evaluation(self) -> None:
         """Begin a validation or test run on the grid; called by `SampleH`."""

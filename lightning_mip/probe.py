@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_mip.evaluation import LIGHTNINGS, OURS
+from lightning_mip.evaluation import NOT_THE_AUTHORS
 
 # How deep, and how many items of each container, a description looks.
 _DEPTH, _ITEMS = 4, 1000
@@ -86,7 +86,7 @@ def written_to(module: nn.Module, network: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for prefix, child in module.named_modules():
         if id(child) not in inside:
-            own = {name: value for name, value in vars(child).items() if name not in LIGHTNINGS | OURS}
+            own = {name: value for name, value in vars(child).items() if name not in NOT_THE_AUTHORS}
             for name, value in {**child._buffers, **own}.items():
                 found[f"{prefix}.{name}" if prefix else name] = _description(value, _DEPTH)
     return found
@@ -105,6 +105,23 @@ def watch(module: nn.Module, network: nn.Module) -> Iterator[None]:
             "it mixes all h. Keep it in a torchmetrics object, or in a list, dict or tensor that is an attribute of "
             "the LightningModule; or evaluate at one h alone (eval='center' of Hypernetize, one value as eval_grid)."
         )
+
+
+@contextmanager
+def parameters_kept(module: nn.Module, hook: str) -> Iterator[None]:
+    """Raise RuntimeError if a hook that runs at every ``h`` of a grid changes parameters, as weight averaging may."""
+    before = _sums(module)
+    yield
+    if _sums(module) != before:
+        stage = hook.removeprefix("on_").partition("_")[0]
+        raise RuntimeError(
+            f"{hook} changes parameters of {type(module).__name__}, but it runs once for every h of the grid; change "
+            f"them in on_{stage}_start and back in on_{stage}_end, which run once."
+        )
+
+
+def _sums(module: nn.Module) -> list[float]:
+    return [float(p.detach().double().sum()) for p in module.parameters() if not p.is_complex()]
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

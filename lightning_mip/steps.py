@@ -11,7 +11,7 @@ import lightning as L
 
 from lightning_mip.batches import split_batch
 from lightning_mip.callbacks.sample_h import SampleH
-from lightning_mip.probe import watch
+from lightning_mip.probe import parameters_kept, watch
 
 if TYPE_CHECKING:
     from lightning_mip.module import HyperLightningModule
@@ -50,9 +50,11 @@ def on_grid(step: _Method) -> _Method:
         if evaluation is None or evaluation.active:
             with _at_own_h(self, *args):
                 return step(self, *args, **kwargs)
-        watched = step.__name__.endswith("_step") and not evaluation.watched
-        with watch(self, self.primary) if watched else nullcontext():
-            evaluation.watched |= watched
+        name = step.__name__
+        watched = name.endswith("_step") and not evaluation.watched
+        evaluation.watched |= watched
+        guard = watch(self, self.primary) if watched else nullcontext()
+        with parameters_kept(self, name) if "_epoch_" in name else guard:
             return evaluation.run(functools.partial(step, self, *args, **kwargs))
 
     return run  # type: ignore[return-value]

@@ -119,6 +119,7 @@ def test_draws_and_accumulation_go_together(trainer: Trainers) -> None:
     assert len(model.__dict__["_calls"]) == 2 * EPOCHS * BATCHES
 
 
+@pytest.mark.filterwarnings("ignore:No gradient has reached the generated weights of Formed")
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
 @pytest.mark.parametrize("form", ["dict", "first skipped", "all skipped"])
 def test_a_step_may_return_a_dict_or_skip_a_part(trainer: Trainers, form: str) -> None:

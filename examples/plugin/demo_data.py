@@ -50,15 +50,15 @@ class PythonManual(L.LightningDataModule):
     The demo's `prepare_data` looks for a text at `data/wikitext-2.txt` of the working directory. Here it finds this
     one, and has nothing to download; the file is removed at the end.
 
-    Part of the blocks, the last ones, are not for training. The demo has no validation step; `held_out` is for a look.
+    The last blocks are not for training. The demo has no validation step; `held_out` is for a look.
 
     Args:
         words: The most frequent words, which are kept; the others become `<unk>`.
         batch_size: Blocks in a batch.
-        validate: That part.
+        validate: Number of the blocks that are not for training.
     """
 
-    def __init__(self, words: int = 998, batch_size: int = 20, validate: float = 0.1) -> None:
+    def __init__(self, words: int = 998, batch_size: int = 20, validate: int = 100) -> None:
         super().__init__()
         self.words, self.batch_size, self.validate = words, batch_size, validate
         self.written = False
@@ -79,7 +79,7 @@ class PythonManual(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         blocks = WikiText2(download=False)
-        first = int(len(blocks) * (1 - self.validate))
+        first = len(blocks) - self.validate
         self.training = Subset(blocks, range(first))
         self.held_out = [
             torch.stack(part) for part in zip(*(blocks[i] for i in range(first, len(blocks))), strict=True)

@@ -85,7 +85,8 @@ class SampleH(L.Callback):
         pl_module.end_batch()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Check, once per epoch, that the weights of the last ``h`` are finite."""
+        """Check, once per epoch, that the network was trained and that the weights of the last ``h`` are finite."""
+        pl_module.check_used()
         pl_module.check_finite()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:

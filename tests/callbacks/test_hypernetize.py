@@ -593,7 +593,7 @@ def test_a_checkpoint_holds_plain_data_and_serves_test_and_predict(trainer: Trai
     habit, path, module = HABITS["network in __init__"], tmp_path / "last.ckpt", habits.InInit()
     trainer(callbacks=[plugin(), SaveAt(path, epoch=1)]).fit(module, loader(), loader(seed=1))
     checkpoint = torch.load(path, weights_only=True)
-    assert checkpoint["callbacks"]["Hypernetize"] == {
+    assert checkpoint["callbacks"]["Hypernetize{target: net}"] == {
         "target": "net",
         "h": {"hparams.lam": mip.Uniform(0, 1).config()},
         "bind": ["hparams.lam"],
