@@ -53,10 +53,16 @@ def draw_panel(axes: Axes, outcome: Outcome, metric: str) -> None:
     axes.set_xscale("log")
     axes.grid(axis="y", alpha=0.25)
     axes.fill_between(outcome.fine, curves.min(0), curves.max(0), color=PLUGGED, alpha=0.18, lw=0)
-    axes.plot(outcome.fine, curves.mean(0), color=PLUGGED, lw=2, label=f"one run with the plug-in ({seeds} seeds)")
+    axes.plot(
+        outcome.fine,
+        curves.mean(0),
+        color=PLUGGED,
+        lw=2,
+        label=f"one run with the plug-in, mean and range of {seeds} seeds",
+    )
     middle = points.mean(0)
     bars = np.stack([middle - points.min(0), points.max(0) - middle])
-    label = f"{len(outcome.grid)} separate trainings ({seeds} seeds)"
+    label = f"{len(outcome.grid)} separate trainings, the same"
     axes.errorbar(outcome.grid, middle, bars, color=SEPARATE, fmt="o", ms=5, lw=1.3, capsize=3, label=label, zorder=3)
     beside = np.tile(outcome.grid * SHIFT, seeds)
     axes.plot(beside, points.ravel(), "o", color=SEPARATE, ms=2.2, alpha=0.7, mew=0, zorder=3)
