@@ -129,7 +129,9 @@ def table(seen: Sequence[Seen]) -> Table:
 def main(args: Sequence[str] | None = None) -> list[Seen]:
     """Visit the cases and print the table."""
     parser = argparse.ArgumentParser(prog="python -m examples.plugin.tour", description=__doc__)
-    parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="which modules; all of them if none is named")
+    # argparse compares the empty list, of no case at all, with the choices too.
+    names = f"{', '.join(CASES)}; all of them if none is named"
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []], metavar="case", help=names)
     parser.add_argument("--out", type=Path, default=Path("runs/plugin"), help="folder of the exported checkpoints")
     parser.add_argument("--batches", type=int, help="of each training epoch; all if not given")
     options = parser.parse_args(args)

@@ -32,8 +32,9 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The language model's text and all output go here."""
+    """The language model's text and all output go here; one thread, as tests in parallel wait for each other's."""
     monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -88,6 +89,7 @@ def test_a_config_logs_each_value_and_the_mean(name: str, metric: str) -> None:
     torch.testing.assert_close(found[metric], torch.stack(values).mean())
 
 
+@pytest.mark.slow
 def test_the_story(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = story.main(["--seeds", "2", "--epochs", "2", "--points", "3", "--jobs", "1"])
     assert outcome.separate["loss"].shape == (2, 3)
