@@ -58,7 +58,7 @@ def draw_panel(axes: Axes, outcome: Outcome, metric: str) -> None:
         curves.mean(0),
         color=PLUGGED,
         lw=2,
-        label=f"one run with the plug-in, mean and range of {seeds} seeds",
+        label=f"one run with the plug-in ({seeds} seeds)",
     )
     middle = points.mean(0)
     bars = np.stack([middle - points.min(0), points.max(0) - middle])
