@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_mip.binding import written
+from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.space import HSpace
 
@@ -33,6 +34,8 @@ def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Those arguments of a hypernetwork that a checkpoint can hold, and the names of the others."""
     own = {name: value for name, value in arguments.items() if name not in _NOT_OF_HYPERNETWORK}
     plain = {name: value for name, value in own.items() if _is_plain(value)}
+    if "head" in own:
+        plain["head"] = head_config(own["head"])
     return {"arguments": plain, "other_arguments": [name for name in own if name not in plain]}
 
 

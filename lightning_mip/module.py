@@ -49,7 +49,8 @@ class HyperLightningModule(L.LightningModule):
             made before.
         include: which parameters are generated, as in `hypernetize`.
         exclude: which are not.
-        optimizer: makes the optimizer from all parameters.
+        optimizer: makes the optimizer from all parameters; None for Adam with a learning rate of 1e-3, on CPUs in its
+            fused form, which takes about a seventh of the time of torch's default there.
         lr_scheduler: makes the scheduler from the optimizer.
         eval_grid: values of ``h`` in validation and test: points per component, or a list of mappings.
         predict_h: ``h`` of ``predict_step``; None for the center of the priors, ``"grid"`` for a dict of the outputs
@@ -72,7 +73,7 @@ class HyperLightningModule(L.LightningModule):
         hypernet: Callable[[HSpace, dict[str, torch.Size]], HyperNetwork] | dict[str, Any] | None = None,
         include: str | list[str] = "*",
         exclude: str | list[str] = (),  # type: ignore[assignment]
-        optimizer: OptimizerCallable = torch.optim.Adam,
+        optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         eval_grid: int | list[dict[str, Any]] = 5,
         predict_h: dict[str, Any] | Literal["grid"] | None = None,
@@ -158,8 +159,9 @@ class HyperLightningModule(L.LightningModule):
         return self(*inputs_of(self.primary, batch))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimize theta0 and the hypernetwork together."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        """Optimize theta0 and the hypernetwork together, and match the hypernetwork to the optimizer."""
+        optimizer = (self.optimizer or _adam)([p for p in self.parameters() if p.requires_grad])
+        self.hypernet.match(optimizer)
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
@@ -355,6 +357,12 @@ def _attach(
         names = select(primary, include, exclude)
         arguments["hypernet"] = hypernet(space, {name: primary.get_parameter(name).shape for name in names})
     return hypernetize(primary, space, **arguments)
+
+
+def _adam(parameters: list[nn.Parameter]) -> torch.optim.Adam:
+    # Elsewhere torch chooses well by itself, and the fused form does not go with fp16 and gradient clipping.
+    on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
+    return torch.optim.Adam(parameters, fused=True if on_cpu else None)
 
 
 def _arguments(module: nn.Module, frame: FrameType | None) -> dict[str, Any]:
