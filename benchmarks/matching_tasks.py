@@ -1,14 +1,16 @@
-"""Networks and data of the study of update matching: digits by deep networks, with labels that depend on h or do not."""
+"""Networks and data of the study of update matching: digits, with labels that depend on h or do not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+import lightning_mip as mip
 from benchmarks.tasks.base import read
 from examples.bayesian_digits.data import resize
 
@@ -104,6 +106,20 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def shifted(labels: Tensor, u: float) -> Tensor:
-    """Add 0 to 3 to each digit, as ``u`` in [0, 1] says: a task in which h is everything."""
-    return (labels + min(int(u * SHIFTS), SHIFTS - 1)) % CLASSES
+def shifted(labels: Tensor, h: Mapping[str, Tensor]) -> Tensor:
+    """Add to each digit what ``h`` says, a task in which h is everything.
+
+    One component in [0, 1] adds 0 to 3; of several, each that is above its middle adds an odd number of its own.
+    """
+    values = [float(value) for value in h.values()]
+    if len(values) == 1:
+        return (labels + min(int(values[0] * SHIFTS), SHIFTS - 1)) % CLASSES
+    return (labels + sum((2 * i + 1) * (value > 0.5) for i, value in enumerate(values))) % CLASSES
+
+
+def midpoints(space: mip.HSpace) -> list[dict[str, Tensor]]:
+    """The middle of each region of h with a shift of its own; few of them for many components."""
+    if len(space) == 1:
+        return [dict.fromkeys(space, torch.tensor((k + 0.5) / SHIFTS)) for k in range(SHIFTS)]
+    corners = itertools.islice(itertools.product((0.25, 0.75), repeat=len(space)), 8)
+    return [dict(zip(space, map(torch.tensor, corner), strict=True)) for corner in corners]

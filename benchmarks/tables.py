@@ -27,13 +27,12 @@ def page(title: str, script: str, argv: Sequence[str], notes: Sequence[str], sec
 
 
 def command(script: str, argv: Sequence[str]) -> str:
-    """The command line, with the place of the data left to the reader."""
-    words = list(argv)
-    for index, word in enumerate(words):
-        if word == "--data":
-            words[index + 1 : index + 2] = ["DATA"]
-        elif word.startswith("--data="):
-            words[index] = "--data=DATA"
+    """The command line, without the places of this machine: DATA for the data, and names alone of other files."""
+    words: list[str] = []
+    for word in argv:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        data = option == "--data" or (words[-1:] == ["--data"])
+        words.append(option + equals + (value and ("DATA" if data else _without_folder(value))))
     return shlex.join(["python", "-m", f"benchmarks.{script}", *words])
 
 
@@ -64,3 +63,7 @@ def _cell(cell: object) -> str:
     if isinstance(cell, float):
         return f"{cell:.2f}" if abs(cell) < 100 else f"{cell:.0f}"
     return str(cell)
+
+
+def _without_folder(value: str) -> str:
+    return Path(value).name if Path(value).is_absolute() else value

@@ -36,8 +36,8 @@ class HyperNetwork(nn.Module):
     Args:
         space: the priors of ``h``.
         shapes: parameter name -> shape, what to generate.
-        hidden_sizes: widths of the trunk's layers; the last one is the number of basis vectors in weight space, on which
-            memory and time depend. By default 8 and 4 for each number of the encoding, at most 128: 16 and 8 for one
+        hidden_sizes: widths of the trunk's layers; the last one is the number of basis vectors in weight space, which
+            memory and time depend on. By default 8 and 4 for each number of the encoding, at most 128: 16 and 8 for one
             continuous component.
         activation: class of the trunk's activation.
         norm: normalisation of the trunk: None, ``batch`` (needs several ``h`` per step), ``layer`` or ``weight``.

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from lightning_mip.batches import batch_size, inputs_of
 from lightning_mip.callbacks.sample_h import SampleH
 from lightning_mip.evaluation import GridEvaluation, grid_of
+from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import the_injector
 from lightning_mip.per_sample import run_per_sample
 from lightning_mip.priors import Prior
-from lightning_mip.selection import select
 from lightning_mip.space import HSpace
 from lightning_mip.steps import WRAPPERS, at_predict_h, with_sampler
 
@@ -195,6 +195,8 @@ class HyperLightningModule(L.LightningModule):
         given = _arguments(self, frame)
         if isinstance(given.get("h"), Mapping):
             given["h"] = HSpace(given["h"]).config()
+        if isinstance(given.get("hypernet"), Mapping) and "head" in given["hypernet"]:
+            given["hypernet"] = {**given["hypernet"], "head": head_config(given["hypernet"]["head"])}
         self._set_hparams({name: value for name, value in given.items() if _is_plain(value)})
         self.remove_ignored_hparams([ignore] if isinstance(ignore, str) else list(ignore or ()))
         self._hparams_initial = copy.deepcopy(self._hparams)
@@ -351,11 +353,8 @@ def _attach(
     arguments: dict[str, Any] = {"include": include, "exclude": exclude}
     if isinstance(hypernet, Mapping):
         arguments |= dict(hypernet)
-    elif isinstance(hypernet, HyperNetwork):
+    else:
         arguments["hypernet"] = hypernet
-    elif hypernet is not None:
-        names = select(primary, include, exclude)
-        arguments["hypernet"] = hypernet(space, {name: primary.get_parameter(name).shape for name in names})
     return hypernetize(primary, space, **arguments)
 
 

@@ -21,7 +21,7 @@ POWERS = [1.0, 0.5, 0.25, 2.0**-20]
 
 
 def make(space: Any = LAM, shapes: Any = None, seed: int = 0, **arguments: Any) -> HyperNetwork:
-    """A published hypernetwork in double precision, the same weights at every call; tests/test_matching.py scales it."""
+    """A published hypernetwork in double precision, the same weights at every call."""
     torch.manual_seed(seed)
     published = {"hidden_sizes": (16, 64, 128), "scale": "paper"}
     return HyperNetwork(space, shapes or SHAPES, **{**published, **arguments}).double()

@@ -229,3 +229,28 @@ def test_the_plug_in_matches_the_optimizer_that_trains_the_network(trainer: Any,
     plugin = mip.Hypernetize("net", h={"lam": mip.Uniform(0, 1)}, bind=False)
     trainer(max_steps=1, callbacks=[plugin]).fit(model, torch.ones(4, 2, 3))
     assert model.hypernet.family == family
+
+
+def test_the_published_hypernetwork_is_named_in_one_word() -> None:
+    net = nn.Linear(3, 2)
+    assert mip.hypernetize(net, LAM, hypernet=mip.HyperNetwork.paper).width == 128
+    assert mip.summary(nn.Linear(3, 2), h=LAM, hypernet=mip.HyperNetwork.paper) == mip.summary(net)
+    model = Task(nn.Linear(3, 1), {"lam": mip.Uniform(0, 1)}, hypernet=mip.HyperNetwork.paper)
+    assert model.hypernet.scaling is None
+
+
+def test_what_makes_something_else_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^hypernet made Linear, expected something that makes a HyperNetwork\.$"):
+        mip.hypernetize(nn.Linear(3, 2), LAM, hypernet=lambda space, shapes: nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
+def test_a_head_given_in_python_is_in_the_hyperparameters_as_plain_data(trainer: Any, tmp_path: Any) -> None:
+    model = Task(
+        nn.Linear(8, 8), {"lam": mip.Uniform(0, 1)}, hypernet={"head": {"weight": mip.LowRank(1), "*": "full"}}
+    )
+    runner = trainer(max_steps=1)
+    runner.fit(model, torch.ones(4, 2, 8))
+    runner.save_checkpoint(tmp_path / "a.ckpt")
+    again = Task.load_from_checkpoint(tmp_path / "a.ckpt", primary=nn.Linear(8, 8))
+    assert again.hypernet.head.kinds == {"weight": "LowRank(rank=1)", "bias": "full"}
+    assert torch.equal(flat(again.hypernet({"lam": 0.3})), flat(model.hypernet({"lam": 0.3})))
