@@ -23,8 +23,8 @@ import lightning_mip as mip
 from benchmarks import tables
 from benchmarks.per_sample import step_makers
 from benchmarks.primaries import PRIMARIES
-from benchmarks.step_time import arguments, times_of
-from benchmarks.timing import interleaved, lower_quartile, median, ratio_of_quartiles, ratio_of_rounds
+from benchmarks.step_time import APART, arguments, times_of
+from benchmarks.timing import interleaved, lower_quartile, median, ratio_of_quartiles, ratio_of_rounds, turn
 from benchmarks.training import WAYS
 from lightning_mip.selection import select
 
@@ -59,7 +59,7 @@ def sweep(
     header = [first, *(f"{way[1]}: ms" if way in floors else f"{way[1]}: {way[0]}" for way in ways)]
     rounds, rows = given.rounds or (QUICK_ROUNDS if given.quick else ROUNDS[name]), []
     for label, options in points:
-        times, _ = times_of(PRIMARIES[name], ways, rounds, f"{title}, {label}", **options)
+        times, _ = times_of(PRIMARIES[name], ways, rounds, f"{title}, {label}", apart=given.apart, **options)
         line = [
             median(own) if way in floors else ratio_of_rounds(own, times["plain", way[1]]) for way, own in times.items()
         ]
@@ -119,8 +119,8 @@ def per_sample(given: argparse.Namespace) -> str:
         net, data = PRIMARIES["conv"].make(), PRIMARIES["conv"].batch(size)
         makers = step_makers(size, optimizer, makers_of[variant])
         made = {way: make(copy.deepcopy(net)) for way, make in makers.items()}
-        steps = {way: partial(step, data) for way, step in made.items()}
-        times = interleaved(steps, rounds, f"per sample, {variant}, {optimizer}")
+        turns = {way: partial(turn, partial(step, data)) for way, step in made.items()}
+        times = interleaved(turns, rounds, f"per sample, {variant}, {optimizer}")
         plain, single, hand = (times[way] for way in ("plain", "one h", "grouped convolution by hand"))
         rows = [
             [
@@ -159,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--primary", choices=PRIMARIES, default="conv", help="of the tables width, batch, dimension")
     parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}, {QUICK_ROUNDS} with --quick")
+    parser.add_argument("--apart", action="store_true", help=f"{APART}; not in per_sample")
     given = arguments(parser, argv)
     sections, text = [], ""
     for name in given.tables:

@@ -5,16 +5,16 @@
 
 Three primaries (ConvNet, ResNet-18 layout, U-Net), all of whose weights are generated from an h of one component, by
 this package with its defaults, by this package with HyperLight's sizes, and by HyperLight; each with torch's default
-Adam and with the fused one. All start from the same weights, see the same batch, and take their steps in turn in one
-process. A step is all of it: drawing h, generation, forward, backward, optimizer, clearing gradients.
+Adam and with the fused one. All start from the same weights, see the same batch, and take their steps in turn, in one
+process or, with ``--apart``, in one each. A step is all of it: drawing h, generation, forward, backward, optimizer, clearing gradients.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ import torch
 
 import lightning_mip as mip
 from benchmarks import tables
+from benchmarks.apart import worker
 from benchmarks.primaries import PRIMARIES, Primary
-from benchmarks.timing import interleaved, lower_quartile, median, ratio_of_quartiles, ratio_of_rounds
+from benchmarks.timing import interleaved, lower_quartile, median, ratio_of_quartiles, ratio_of_rounds, turn
 from benchmarks.training import OPTIMIZERS, WAYS, make_optimizer, stepper
 from benchmarks.variants import VARIANTS, installed
 
 QUICK_ROUNDS = 3
+APART = "each way of training in a process of its own, still in turn"
 # A way of training: variant and optimizer.
 Way = tuple[str, str]
 HEADER = (
@@ -52,6 +54,26 @@ NOTES = (
 )
 
 
+def make_step(
+    primary: Primary, way: Way, space: mip.HSpace | None, batch_size: int | None, options: dict[str, Any] | None
+) -> tuple[Callable[[], object], int]:
+    """The training step of one way, and how many numbers it trains; weights and batch are the same for all ways.
+
+    Args:
+        primary: what is trained.
+        way: variant and optimizer.
+        space: of h; by default one uniform component.
+        batch_size: by default the primary's own.
+        options: passed on to the variant.
+    """
+    torch.manual_seed(0)
+    net, batch = primary.make(), primary.batch(batch_size)
+    variant = VARIANTS[way[0]](net, space or mip.HSpace({"h": mip.Uniform(0, 1)}), **(options or {}))
+    optimizer = make_optimizer(way[1], variant.parameters)
+    step = stepper(variant, optimizer, lambda net, batch, h: primary.loss(net(batch[0]), batch[1]))
+    return partial(step, batch), sum(parameter.numel() for parameter in variant.parameters)
+
+
 def times_of(
     primary: Primary,
     ways: Sequence[Way],
@@ -60,6 +82,7 @@ def times_of(
     space: mip.HSpace | None = None,
     batch_size: int | None = None,
     options: dict[str, Any] | None = None,
+    apart: bool = False,
 ) -> tuple[dict[Way, list[float]], dict[Way, int]]:
     """Milliseconds of the steps of each way, and how many numbers it trains.
 
@@ -68,21 +91,21 @@ def times_of(
         ways: (variant, optimizer) each.
         rounds: of the measurement.
         title: of the progress line.
-        space: of h; by default one uniform component.
-        batch_size: by default the primary's own.
-        options: passed on to every variant.
+        space: as in `make_step`.
+        batch_size: as in `make_step`.
+        options: as in `make_step`.
+        apart: each way in a process of its own, still in turn.
     """
-    torch.manual_seed(0)
-    space = space or mip.HSpace({"h": mip.Uniform(0, 1)})
-    net, (x, y) = primary.make(), primary.batch(batch_size)
-    steps, sizes = {}, {}
-    for way in ways:
-        variant = VARIANTS[way[0]](copy.deepcopy(net), space, **(options or {}))
-        sizes[way] = sum(parameter.numel() for parameter in variant.parameters)
-        optimizer = make_optimizer(way[1], variant.parameters)
-        step = stepper(variant, optimizer, lambda net, batch, h: primary.loss(net(batch[0]), batch[1]))
-        steps[way] = partial(step, (x, y))
-    return interleaved(steps, rounds, title), sizes
+    turns, sizes = {}, {}
+    with ExitStack() as stack:
+        for way in ways:
+            arguments = primary, way, space, batch_size, options
+            if apart:
+                turns[way], sizes[way] = stack.enter_context(worker(make_step, *arguments))
+            else:
+                step, sizes[way] = make_step(*arguments)
+                turns[way] = partial(turn, step)
+        return interleaved(turns, rounds, title), sizes
 
 
 def rows_of(times: dict[Way, list[float]], sizes: dict[Way, int]) -> list[list[object]]:
@@ -141,13 +164,14 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(description="Time of a training step against the plain network's.")
     parser.add_argument("--primaries", nargs="+", choices=PRIMARIES, default=list(PRIMARIES))
     parser.add_argument("--rounds", type=int, help=f"default: the primary's own, {QUICK_ROUNDS} with --quick")
+    parser.add_argument("--apart", action="store_true", help=APART)
     given = arguments(parser, argv)
     ways = [(variant, optimizer) for variant in given.variants for optimizer in given.optimizers]
     sections, text = [], ""
     for name in given.primaries:
         primary = PRIMARIES[name]
         rounds = given.rounds or (QUICK_ROUNDS if given.quick else primary.rounds)
-        times, sizes = times_of(primary, ways, rounds, name, batch_size=given.batch)
+        times, sizes = times_of(primary, ways, rounds, name, batch_size=given.batch, apart=given.apart)
         sections.append(section(name, times, sizes, given.batch))
         print(f"{sections[-1]}\n", flush=True)
         text = tables.page("Time of a training step", "step_time", argv, NOTES, sections)

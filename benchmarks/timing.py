@@ -13,31 +13,36 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def interleaved(
-    steps: Mapping[Key, Callable[[], object]], rounds: int, title: str = "", seed: int = 0
+    turns: Mapping[Key, Callable[[], float]], rounds: int, title: str = "", seed: int = 0
 ) -> dict[Key, list[float]]:
-    """Milliseconds of each step in each round.
-
-    In a round every step has one turn, in an order drawn anew. A turn is two runs of which the second is timed: the
-    first brings back into the caches what the others have pushed out, as in a training of this one alone.
+    """Milliseconds of each step in each round; in a round every step has one turn, in an order drawn anew.
 
     Args:
-        steps: name -> function to time.
+        turns: name -> function that lets the step have its `turn`.
         rounds: how many; one more goes before them, untimed.
         title: what the progress line says.
         seed: of the order.
     """
-    times: dict[Key, list[float]] = {key: [] for key in steps}
-    order, shuffle = list(steps), random.Random(seed).shuffle
+    times: dict[Key, list[float]] = {key: [] for key in turns}
+    order, shuffle = list(turns), random.Random(seed).shuffle
     begin = time.perf_counter()
     for done in range(rounds + 1):
         shuffle(order)
         for key in order:
-            steps[key]()
-            elapsed = milliseconds(steps[key])
+            elapsed = turns[key]()
             if done:
                 times[key].append(elapsed)
         _progress(title, done, rounds, time.perf_counter() - begin)
     return times
+
+
+def turn(step: Callable[[], object]) -> float:
+    """Two runs, of which the second is timed, in milliseconds.
+
+    The first brings back into the caches what other steps have pushed out, as in a training of this one alone.
+    """
+    step()
+    return milliseconds(step)
 
 
 def milliseconds(run: Callable[[], object]) -> float:

@@ -51,11 +51,12 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 RATES = {"adam": (1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1e-2), "sgd": (1e-3, 3e-3, 1e-2, 3e-2, 6e-2, 1e-1)}
 BATCH = 64
+TRUNKS = ((16, 2), (16, 16), (16, 64))
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One training, but for its seed."""
+    """One training, but for its seed; ``boost`` multiplies the learning rate of the hypernetwork's own parameters."""
 
     way: str
     network: str = "cnn12"
@@ -65,6 +66,7 @@ class Setting:
     shift: bool = False
     dimensions: int = 1
     decay: bool = False
+    boost: float = 1
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,8 +75,15 @@ def curve(setting: Setting, digits: Digits, seed: int, every: int | None = None)
     torch.manual_seed(seed)
     space = mip.HSpace({f"h{i}": mip.Uniform(0, 1) for i in range(setting.dimensions)})
     name, options = WAYS[setting.way]
-    variant = VARIANTS[name](NETWORKS[setting.network](), space, seed, **{**options, **setting.options})
-    optimizer = OPTIMIZERS[setting.optimizer](variant.parameters, lr=setting.lr)
+    net = NETWORKS[setting.network]()
+    theta0 = list(net.parameters())
+    variant = VARIANTS[name](net, space, seed, **{**options, **setting.options})
+    groups: list[Any] = [{"params": theta0}] if setting.boost != 1 else variant.parameters
+    if setting.boost != 1:
+        known = set(map(id, theta0))
+        own = [parameter for parameter in variant.parameters if id(parameter) not in known]
+        groups.append({"params": own, "lr": setting.boost * setting.lr})
+    optimizer = OPTIMIZERS[setting.optimizer](groups, lr=setting.lr)
 
     def loss(net: Any, batch: Any, h: Any) -> torch.Tensor:
         x, y = batch
@@ -167,10 +176,11 @@ def shifted_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str
     """Labels that h shifts: by 0 to 3 with one component, eight regions with three."""
     rates = (1e-2, 3e-2) if optimizer == "sgd" else (1e-3, 3e-3)
     sections = []
-    for dimensions, sizes in ((1, [(16, 2), (16, 4), (16, 16), (16, 128)]), (3, [(16, 64)])):
-        base = Setting("ours", "cnn3", optimizer, epochs=16, shift=True, dimensions=dimensions)
+    for dimensions in (1, 3):
+        base = Setting("ours", "cnn3", optimizer, epochs=24, shift=True, dimensions=dimensions)
         rows = {way: partial(_at_rate, _changed(base, way=way)) for way in ways if way != "plain"}
-        rows |= {f"ours, {size}": partial(_at_rate, _changed(base, options={"hidden_sizes": size})) for size in sizes}
+        rows |= {f"ours, {size}": partial(_at_rate, _changed(base, options={"hidden_sizes": size})) for size in TRUNKS}
+        rows["ours, hypernetwork at 3 times the rate"] = partial(_at_rate, _changed(base, boost=3))
         sections += [
             f"3 convolutions, labels shifted by an h of {dimensions}, {optimizer}, {base.epochs} epochs",
             grid_table(rows, _rates(rates), digits, seeds, "trained by"),

@@ -62,6 +62,12 @@ def test_step_time(variants: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_step_time_apart(variants: list[str]) -> None:
+    text = step_time.main(["--primaries", "conv", "--apart", *TINY, "--variants", *variants[::2]])
+    assert [row[0] for row in rows(text)[1:]] == variants[::2]
+
+
+@pytest.mark.slow
 def test_memory(variants: list[str]) -> None:
     text = memory.main(
         ["--primaries", "conv", "--steps", "1", "--batch", "2", "--optimizers", "fused", "--variants", *variants[::2]]
