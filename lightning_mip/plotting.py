@@ -193,10 +193,9 @@ def _draw_curve(ax: Any, table: Sweep, metric: str, sign: int | None) -> None:
     if sign is not None and not y.isnan().all():
         best = int((sign * y).nan_to_num(float("inf")).argmin())
         ax.axvline(x[best], color=MARK, linestyle=":", linewidth=1)
-        ax.plot(
-            x[best], y[best], "o", color=MARK, markersize=6, label=f"best: {plain(label)} = {values[order][best]:.3g}"
-        )
-        ax.legend(frameon=False, fontsize="small")
+        ax.plot(x[best], y[best], "o", color=MARK, markersize=6)
+        found = f"best: {y[best]:.4g} at {plain(label)} = {values[order][best]:.3g}"
+        ax.set_title(found, loc="right", fontsize="small", color=MARK)
     if table.values(name).ndim > 1:
         ax.set_xlabel(plain(label))
         return

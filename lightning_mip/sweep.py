@@ -101,8 +101,7 @@ def grid_points(space: HSpace, grid: Grid) -> list[dict[str, Tensor]]:
 
 def runner(model: Any, source: Any, stage: Stage) -> tuple[Any, dict[str, Any]]:
     """The Trainer that evaluates ``model``, and its data, as arguments of ``trainer.validate``."""
-    bases = [base for base in type(model).__mro__ if base.__name__ == "LightningModule"]
-    if not bases:
+    if not any(base.__name__ == "LightningModule" for base in type(model).__mro__):
         raise TypeError(
             f"model is a {type(model).__name__}, expected a LightningModule whose {_STEPS[stage]} logs metrics; "
             "for a plain network use mip.choose with a function as metric, or `with mip.at(network, h):`."
@@ -116,10 +115,16 @@ def runner(model: Any, source: Any, stage: Stage) -> tuple[Any, dict[str, Any]]:
     attached = model._trainer
     if attached is not None and attached.world_size > 1:
         return attached, {"dataloaders": source}
-    namespace = importlib.import_module(bases[-1].__module__.partition(".")[0])
-    plugins = [callback for callback in getattr(attached, "callbacks", ()) if isinstance(callback, Hypernetize)]
+    return own_trainer(model), {"dataloaders": source}
+
+
+def own_trainer(model: Any, **arguments: Any) -> Any:
+    """A Trainer of the module's namespace for evaluation on one device, with the plug-in that it was used with."""
+    base = [base for base in type(model).__mro__ if base.__name__ == "LightningModule"][-1]
+    namespace = importlib.import_module(base.__module__.partition(".")[0])
+    plugins = [c for c in getattr(model._trainer, "callbacks", ()) if isinstance(c, Hypernetize)]
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
-    return namespace.Trainer(devices=1, callbacks=plugins, **quiet), {"dataloaders": source}
+    return namespace.Trainer(devices=1, callbacks=plugins, **quiet, **arguments)
 
 
 def grid_owner(model: Any, trainer: Any) -> Any:
