@@ -29,7 +29,7 @@ def matplotlib_is_there() -> bool:
 
 def drawable(table: Sweep) -> bool:
     """Whether `plot_sweep` has a figure for what varies in the sweep."""
-    return _kind(table) is not None
+    return kind_of(table) is not None
 
 
 def plot_sweep(
@@ -50,7 +50,7 @@ def plot_sweep(
         raise ImportError("plot needs matplotlib; pip install 'lightning-mip[plot]', or use to_csv(path).")
     from matplotlib import pyplot
 
-    kind = _kind(table)
+    kind = kind_of(table)
     if kind is None:
         varying = ", ".join(table.varying) or "nothing"
         raise ValueError(
@@ -163,7 +163,8 @@ def triangle(weights: Tensor) -> tuple[Tensor, Tensor]:
     return weights[:, 1] + weights[:, 2] / 2, weights[:, 2] * (3**0.5 / 2)
 
 
-def _kind(table: Sweep) -> str | None:
+def kind_of(table: Sweep) -> str | None:
+    """What a figure of the sweep is: ``curve``, ``map``, ``front`` or ``ternary``; None if there is none."""
     shapes = [table.space[name].event_shape for name in table.varying]
     kinds = {((),): "curve", ((2,),): "front", ((3,),): "ternary", ((), ()): "map"}
     return kinds.get(tuple(shapes))
@@ -221,7 +222,7 @@ def _draw_map(ax: Any, table: Sweep, metric: str, sign: int | None) -> None:
     if len(columns) * len(rows) == len(table):
         cells = torch.full((len(rows), len(columns)), torch.nan, dtype=torch.float64)
         cells[torch.searchsorted(rows, y), torch.searchsorted(columns, x)] = z
-        edges = [_edges(axis, scale.log) for axis, scale in zip((columns, rows), scales, strict=True)]
+        edges = [edges_of(axis, scale.log) for axis, scale in zip((columns, rows), scales, strict=True)]
         drawn = ax.pcolormesh(*edges, cells, cmap=COLOURS, rasterized=True)
     else:
         drawn = ax.scatter(x, y, c=z, cmap=COLOURS, s=40)
@@ -302,7 +303,7 @@ def _lay(axis: Any, scale: Scale, places: Tensor) -> None:
         axis._set_axes_scale("log")
 
 
-def _edges(places: Tensor, log: bool) -> Tensor:
+def edges_of(places: Tensor, log: bool) -> Tensor:
     """Borders of cells around places, half way between them on the axis."""
     at = places.log() if log else places
     steps = at.diff()

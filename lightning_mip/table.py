@@ -132,7 +132,7 @@ class Sweep:
     def to_pandas(self) -> Any:
         """The table as a ``pandas.DataFrame``; needs pandas."""
         try:
-            import pandas  # type: ignore[import-untyped, unused-ignore]
+            import pandas
         except ImportError as error:
             raise ImportError("to_pandas needs pandas; pip install pandas, or use to_csv(path).") from error
         return pandas.DataFrame(self.columns())

@@ -27,11 +27,11 @@ def draw(
     left.plot(fine, [data.exact(value) for value in fine], color=EXACT, linewidth=1.2, label="closed form")
     left.plot(lam, table["val_mse"], "o", color=HYPER, markersize=5, label="hypernetwork, one run")
     low, high = (float(end) for end in choice.interval["lam"])
-    left.axvspan(low, high, color=CHOSEN, alpha=0.1, linewidth=0, label="its 95 % interval")
+    left.axvspan(low, high, color=CHOSEN, alpha=0.1, linewidth=0, label="95 % interval of the choice")
     left.axvline(float(choice.h["lam"]), color=CHOSEN, linewidth=1.2, label=f"chosen, {float(choice.h['lam']):.3g}")
     left.axvline(optimum, color=EXACT, linewidth=1, linestyle=":", label=f"exact optimum, {optimum:.3g}")
     left.set(xscale="log", xlabel="penalty", ylabel="validation mean squared error")
-    left.legend(frameon=False, fontsize="small")
+    left.legend(frameon=False, fontsize="small", loc="lower right")
     path_exact = np.stack([data.solution(value).numpy() for value in fine])
     with torch.no_grad():
         path_hyper = np.stack([mip.materialize(model, h).weight.squeeze(0).numpy() for h in table.h])
