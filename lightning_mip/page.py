@@ -21,6 +21,8 @@ from lightning_mip.table import Sweep
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _ROW = 320
+# Share of a panel that the prior's density takes.
+_STRIP = 0.12
 
 
 def write_page(
@@ -47,7 +49,7 @@ def write_page(
 
     figure, cursors = _figure(table)
     dials, order = _dials(table)
-    data = {
+    data: dict[str, Any] = {
         "dials": dials,
         "order": order,
         "metrics": [
@@ -55,6 +57,7 @@ def write_page(
             for name, values in table.metrics.items()
         ],
         "figure": figure,
+        "note": "Grey: how often training draws each value." if kind_of(table) == "curve" else "",
         "cursors": cursors,
         "pictures": pictures and [[_picture(*item) for item in each.items()] for each in pictures],
     }
@@ -116,8 +119,8 @@ def _figure(table: Sweep) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         horizontal_spacing=0.1 if draw is _curve else 0.22,
         vertical_spacing=0.25 / rows,
     )
-    figure.update_layout(template="plotly_white", showlegend=False, height=60 + _ROW * rows, hovermode="closest")
-    figure.update_layout(margin={"t": 20, "r": 20, "l": 60, "b": 40})
+    figure.update_layout(template="plotly_white", showlegend=False, height=100 + _ROW * rows, hovermode="closest")
+    figure.update_layout(margin={"t": 36, "r": 20, "l": 60, "b": 40})
     cursors = [draw(figure, table, shown, *_row_column(k, columns)) for k, shown in enumerate(pairs)]
     return json.loads(figure.to_json()), cursors
 
@@ -141,11 +144,11 @@ def _curve(figure: Any, table: Sweep, names: Sequence[str], row: int, column: in
         figure.add_scatter(
             x=[float(edges[0]), *edges.tolist()],
             y=steps[: len(edges) + 1],
-            **{"line": {"shape": "hv", "width": 0}, "fill": "tozeroy", "fillcolor": PRIOR, "opacity": 0.5},
+            **{"line": {"shape": "hv", "width": 0}, "fill": "tozeroy", "fillcolor": PRIOR},
             **{"mode": "lines", "name": hover, "hoverinfo": "name", "secondary_y": True, **at},
         )
-        # The density fills the lowest part of the panel.
-        figure.update_yaxes(range=[0, 11], visible=False, fixedrange=True, secondary_y=True, **at)
+        figure.update_yaxes(range=[0, 1.1], visible=False, fixedrange=True, secondary_y=True, **at)
+        _put_under(figure, at)
     order = x.argsort()
     mode = "markers" if scale.ticks is not None else "lines+markers"
     figure.add_scatter(x=_plain(x[order]), y=_plain(y[order]), mode=mode, line={"color": LINE}, name="", **at)
@@ -246,6 +249,15 @@ def _cursor(figure: Any, x: Tensor, y: Tensor, at: Mapping[str, int], line: int 
     marker = {"size": 14, "color": "rgba(255,255,255,0.35)", "line": {"color": MARK, "width": 3}}
     figure.add_scatter(x=[], y=[], mode="markers", marker=marker, hoverinfo="skip", **at)
     return {"trace": len(figure.data) - 1, "line": line, "x": _plain(x), "y": _plain(y)}
+
+
+def _put_under(figure: Any, at: Mapping[str, int]) -> None:
+    """Give the second y axis of a panel a strip of its own between the first one and the x axis."""
+    main, strip = figure.get_subplot(**at), figure.get_subplot(**at, secondary_y=True)
+    low, high = main.yaxis.domain
+    main.yaxis.domain = (low + _STRIP * (high - low), high)
+    strip.yaxis.update(domain=(low, low + 0.8 * _STRIP * (high - low)), overlaying=None, side="left")
+    main.xaxis.anchor = strip.yaxis.plotly_name.replace("axis", "")
 
 
 def _lay(update: Any, scale: Scale, name: str, at: Mapping[str, int]) -> None:
