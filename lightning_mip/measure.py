@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from lightning_mip.batches import batch_size, inputs_of
@@ -158,12 +159,15 @@ class LoggedMetric:
 
     Args:
         model: a LightningModule.
-        batches: dataloaders or a data module.
+        batches: a list of batches, dataloaders or a data module.
         metric: the name under which it is logged.
         by: what tells the group of a batch.
     """
 
     def __init__(self, model: Any, batches: Any, metric: str, by: By) -> None:
+        if isinstance(batches, list) and not any(isinstance(each, DataLoader) for each in batches):
+            # A Trainer takes a list for a list of loaders.
+            batches = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
         self.model, self.batches, self.metric, self.by = model, batches, metric, by
         self.trainer = own_trainer(model, enable_progress_bar=False)
 
