@@ -223,7 +223,7 @@ def _draw_map(ax: Any, table: Sweep, metric: str, sign: int | None) -> None:
         cells = torch.full((len(rows), len(columns)), torch.nan, dtype=torch.float64)
         cells[torch.searchsorted(rows, y), torch.searchsorted(columns, x)] = z
         edges = [edges_of(axis, scale.log) for axis, scale in zip((columns, rows), scales, strict=True)]
-        drawn = ax.pcolormesh(*edges, cells, cmap=COLOURS, rasterized=True)
+        drawn = ax.pcolormesh(*(edge.numpy() for edge in edges), cells.numpy(), cmap=COLOURS, rasterized=True)
     else:
         drawn = ax.scatter(x, y, c=z, cmap=COLOURS, s=40)
     for axis, scale, places, name in zip((ax.xaxis, ax.yaxis), scales, (columns, rows), names, strict=True):
@@ -241,7 +241,7 @@ def _draw_ternary(ax: Any, table: Sweep, metric: str, sign: int | None) -> None:
     z = table[metric].double()
     inside = len(x) > 3 and y.unique().numel() > 1 and not z.isnan().any()
     if inside:
-        drawn = ax.tripcolor(x, y, z, cmap=COLOURS, shading="gouraud", rasterized=True)
+        drawn = ax.tripcolor(x.numpy(), y.numpy(), z.numpy(), cmap=COLOURS, shading="gouraud", rasterized=True)
         ax.plot(x, y, ".", color="black", alpha=0.35, markersize=3)
     else:
         drawn = ax.scatter(x, y, c=z, cmap=COLOURS, s=40)
