@@ -5,6 +5,8 @@ from lightning_mip.callbacks import Hypernetize as Hypernetize
 from lightning_mip.callbacks import PerHMetrics as PerHMetrics
 from lightning_mip.callbacks import SampleH as SampleH
 from lightning_mip.chunked import Chunked as Chunked
+from lightning_mip.choose import Choice as Choice
+from lightning_mip.choose import choose as choose
 from lightning_mip.hypernetize import dehypernetize as dehypernetize
 from lightning_mip.hypernetize import hypernetize as hypernetize
 from lightning_mip.hypernetize import materialize as materialize
@@ -21,3 +23,5 @@ from lightning_mip.priors import Prior as Prior
 from lightning_mip.priors import Simplex as Simplex
 from lightning_mip.priors import Uniform as Uniform
 from lightning_mip.space import HSpace as HSpace
+from lightning_mip.sweep import sweep as sweep
+from lightning_mip.table import Sweep as Sweep

@@ -96,17 +96,21 @@ class GridEvaluation:
     def _at(self, index: int, logs: _Logs) -> Iterator[None]:
         h = self.grid[index]
         outer = self._state()
+        log = self.module.__dict__.get("log")
         self._states[index].install(self.module)
         self._active = True
         self.module.__dict__["log"] = logs.at(index)
         try:
             with self.injector.at(h, self._kept.get(index)) as generated:
-                if generated is not None and generated.nbytes * len(self.grid) <= KEEP_BYTES:
+                alone = len(self.grid) == 1
+                if generated is not None and (alone or generated.nbytes * len(self.grid) <= KEEP_BYTES):
                     self._kept[index] = generated
                 with self.enter(h) if self.enter else _nothing():
                     yield
         finally:
             self.module.__dict__.pop("log", None)
+            if log is not None:  # of somebody who listens to what is logged
+                self.module.__dict__["log"] = log
             self._active = False
             self._states[index] = self._state()
             outer.install(self.module)

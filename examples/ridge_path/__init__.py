@@ -1,0 +1,1 @@
+"""Ridge regression: the whole path of penalties from one run, beside the closed form."""

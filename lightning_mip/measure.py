@@ -1,0 +1,329 @@
+"""The values of one metric, sample by sample or batch by batch, at several ``h``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchmetrics import Metric
+
+from lightning_mip.batches import batch_size, inputs_of
+from lightning_mip.binding import bound
+from lightning_mip.callbacks.hypernetize import Hypernetize
+from lightning_mip.callbacks.sample_h import is_hyper
+from lightning_mip.evaluation import KEEP_BYTES
+from lightning_mip.hooks import overrides
+from lightning_mip.injection import evaluated, the_injector
+from lightning_mip.probe import replaced
+from lightning_mip.space import HSpace
+from lightning_mip.sweep import evaluate, own_trainer
+
+H = Mapping[str, Tensor]
+By = str | Callable[[Any], Any] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A metric at several points.
+
+    Attributes:
+        values: shape (points, samples), or (points, batches) where the metric is one number per batch.
+        weights: of the samples, or sizes of the batches, shape (samples,).
+        groups: the group of each.
+        unit: ``samples`` or ``batches``.
+    """
+
+    values: Tensor
+    weights: Tensor
+    groups: list[Any]
+    unit: str
+
+    def of(self, group: Any) -> Measured:
+        """The part of one group."""
+        mine = [k for k, other in enumerate(self.groups) if other == group]
+        return Measured(self.values[:, mine], self.weights[mine], [group] * len(mine), self.unit)
+
+    def means(self) -> Tensor:
+        """The metric at each point, shape (points,)."""
+        return self.values.double() @ self.weights / self.weights.sum()
+
+
+class FunctionMetric:
+    """A metric by a function of a network's output and the batch.
+
+    Args:
+        model: a hypernetized network, or a LightningModule with one.
+        batches: an iterable that begins anew each time.
+        metric: (output, batch) -> one value per sample, or one for the batch.
+        by: what tells the group of a sample.
+    """
+
+    def __init__(self, model: nn.Module, batches: Iterable[Any], metric: Callable[[Any, Any], Tensor], by: By) -> None:
+        if iter(batches) is batches:
+            raise TypeError(
+                f"dataloader is a {type(batches).__name__}, which runs once, but several passes are taken; give a "
+                "DataLoader or a list of batches."
+            )
+        self.model, self.batches, self.metric, self.by = model, batches, metric, by
+        self.injector = the_injector(model)
+        self.output = output_of(model)
+
+    @property
+    def space(self) -> HSpace:
+        """The priors of ``h``."""
+        return self.injector.hypernet.space
+
+    def measure(self, points: Sequence[H]) -> Measured:
+        """The values at several points, in one pass over the batches."""
+        rows: list[list[Tensor]] = [[] for _ in points]
+        groups: list[Any] = []
+        weights: list[Tensor] = []
+        unit = "samples"
+        kept: dict[int, Any] = {}
+        with torch.no_grad(), self._evaluating():
+            for index, batch in enumerate(self._moved()):
+                for k, h in enumerate(points):
+                    with at_h(self.model, h, kept.get(k)) as generated:
+                        values = self._checked(self.metric(self.output(batch, index), batch), batch)
+                    if generated.nbytes * len(points) <= KEEP_BYTES:
+                        kept[k] = generated
+                    rows[k].append(values.double().cpu().reshape(-1))
+                if values.ndim == 0:
+                    unit = "batches"
+                groups += self._groups(batch, values)
+                weights.append(torch.full_like(rows[0][-1], 1 if values.ndim else batch_size(batch) or 1))
+        if not groups:
+            raise ValueError("dataloader has no batches, expected at least one to evaluate on.")
+        return _finite(
+            Measured(torch.stack([torch.cat(row) for row in rows]), torch.cat(weights), groups, unit),
+            self.space,
+            points,
+        )
+
+    def slope(self, h_of: Callable[[Tensor], H], point: Tensor, group: Any) -> tuple[float, Tensor | None]:
+        """The mean over a group at ``h_of(point)``, and its gradient; None where it has none."""
+        point = point.detach().clone().requires_grad_()
+        total, weight, gradient = 0.0, 0.0, torch.zeros_like(point)
+        with torch.enable_grad(), self._evaluating(), _frozen(self.model, self.injector.hypernet):
+            h = h_of(point)
+            with at_h(self.model, h, None):
+                for index, batch in enumerate(self._moved()):
+                    values = self._checked(self.metric(self.output(batch, index), batch), batch)
+                    mine = torch.tensor([other == group for other in self._groups(batch, values)])
+                    if not mine.any():
+                        continue
+                    size = 1 if values.ndim else batch_size(batch) or 1
+                    part = values.reshape(-1)[mine.to(values.device)].sum() * size
+                    if not part.requires_grad:
+                        return float("nan"), None
+                    (found,) = torch.autograd.grad(part, point, retain_graph=True, allow_unused=True)
+                    if found is None:
+                        return float("nan"), None
+                    gradient += found
+                    total, weight = total + float(part.detach()), weight + size * int(mine.sum())
+        return total / weight, gradient / weight if bool(gradient.any()) else None
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        with evaluated(self.model), evaluated(self.injector.hypernet):
+            yield
+
+    def _moved(self) -> Iterator[Any]:
+        device = next(self.model.parameters()).device
+        return (move_data_to_device(batch, device) for batch in self.batches)
+
+    def _checked(self, given: Any, batch: Any) -> Tensor:
+        size = batch_size(batch)
+        values: Tensor = torch.as_tensor(given)
+        if values.ndim and tuple(values.shape) != (size,):
+            raise ValueError(
+                f"metric returned shape {tuple(values.shape)} for a batch of {size}, expected ({size},), one value per "
+                "sample; take the mean over the other dimensions in it."
+            )
+        return values
+
+    def _groups(self, batch: Any, values: Tensor) -> list[Any]:
+        return groups_of(batch, self.by, len(values) if values.ndim else None)
+
+
+class LoggedMetric:
+    """A metric that ``validation_step`` logs, batch by batch.
+
+    Args:
+        model: a LightningModule.
+        batches: a list of batches, dataloaders or a data module.
+        metric: the name under which it is logged.
+        by: what tells the group of a batch.
+    """
+
+    def __init__(self, model: Any, batches: Any, metric: str, by: By) -> None:
+        if isinstance(batches, list) and not any(isinstance(each, DataLoader) for each in batches):
+            # A Trainer takes a list for a list of loaders.
+            batches = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        self.model, self.batches, self.metric, self.by = model, batches, metric, by
+        self.trainer = own_trainer(model, enable_progress_bar=False)
+
+    @property
+    def space(self) -> HSpace:
+        """The priors of ``h``."""
+        return the_injector(self.model).hypernet.space
+
+    def measure(self, points: Sequence[H]) -> Measured:
+        """The values at several points, in one run of validation."""
+        labels = {f"{self.metric}/{self.space.label(h)}": k for k, h in enumerate(points)}
+        listener = _Listener(self.model.log, labels, self.by)
+        with ExitStack() as undo:
+            undo.enter_context(replaced(self.model, {"log": listener.log}))
+            self.trainer.callbacks.append(listener)
+            undo.callback(self.trainer.callbacks.remove, listener)
+            logged = evaluate(self.model, self.trainer, {"dataloaders": self.batches}, points)
+        if self.metric not in logged:
+            raise ValueError(
+                f"metric is {self.metric!r}, but validation_step logs no such; it logs {', '.join(logged)}. Name one "
+                "of them, or give a function of (output, batch)."
+            )
+        if not listener.groups or any(len(row) != len(listener.groups) for row in listener.rows):
+            raise ValueError(
+                f"metric is {self.metric!r}, which is not logged once per batch, so nothing tells how sure it is; log "
+                "it in validation_step, or give a function of (output, batch)."
+            )
+        values = torch.tensor(listener.rows, dtype=torch.float64)
+        weights = torch.tensor(listener.weights, dtype=torch.float64)
+        return _finite(Measured(values, weights, listener.groups, "batches"), self.space, points)
+
+
+class _Listener(L.Callback):
+    """Keeps what is logged under some names, and the size and group of each batch."""
+
+    def __init__(self, log: Callable[..., None], rows: Mapping[str, int], by: By) -> None:
+        self._log, self._rows, self._by = log, rows, by
+        self.rows: list[list[float]] = [[] for _ in rows]
+        self.weights: list[float] = []
+        self.groups: list[Any] = []
+        self._batch: Any = None
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
+        """Note the batch."""
+        self._batch = batch
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        """Nothing that is logged later is of this batch."""
+        self._batch = None
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Stand in for ``self.log`` of the module."""
+        self._log(name, value, *args, **kwargs)
+        row = self._rows.get(name)
+        if row is None or self._batch is None:
+            return
+        if isinstance(value, Metric):
+            value = value._forward_cache
+            if value is None:
+                raise ValueError(
+                    f"metric is {name.rpartition('/')[0]!r}, a torchmetrics object that validation_step only updates, "
+                    "so it has no value per batch; call it instead (self.metric(...)), or give a function of (output, "
+                    "batch)."
+                )
+        self.rows[row].append(float(value))
+        if row == 0:
+            self.weights.append(kwargs.get("batch_size") or batch_size(self._batch) or 1)
+            self.groups += groups_of(self._batch, self._by, None)
+
+
+def groups_of(batch: Any, by: By, samples: int | None) -> list[Any]:
+    """The groups of a batch's samples, or of the batch itself, with ``samples`` None.
+
+    Raises:
+        ValueError: the batch lacks the key, the number of groups is not that of the samples, or a batch that counts as
+            one value holds several.
+    """
+    if by is None:
+        return [None] * (1 if samples is None else samples)
+    if callable(by):
+        found = by(batch)
+    else:
+        try:
+            found = batch[by]
+        except (KeyError, TypeError, IndexError) as error:
+            keys = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
+            raise ValueError(
+                f"by is {by!r}, but the batch has no such key: it is {keys}. Give a function of the batch, such as "
+                "lambda batch: batch[2]."
+            ) from error
+    listed = found.tolist() if isinstance(found, Tensor) else found
+    groups = list(listed) if isinstance(listed, (list, tuple)) else [listed] * (1 if samples is None else samples)
+    if samples is None:
+        if len(set(groups)) != 1:
+            raise ValueError(
+                f"by gives a batch several groups ({', '.join(map(str, dict.fromkeys(groups)))}), but metric is one "
+                "number per batch; give a function that returns one value per sample, or batches of one group each."
+            )
+        return groups[:1]
+    if len(groups) != samples:
+        raise ValueError(f"by gives {len(groups)} groups for a batch of {samples} samples, expected one per sample.")
+    return groups
+
+
+@contextmanager
+def at_h(model: Any, h: H, kept: Any) -> Iterator[Any]:
+    """Run the network in ``model`` at ``h``, with the attributes that a plug-in binds; yields weights to be kept."""
+    plugin = _plugin(model)
+    with ExitStack() as undo:
+        if is_hyper(model):
+            undo.enter_context(replaced(model, {"_current": None}))
+        generated = undo.enter_context(the_injector(model).at(h, kept))
+        if plugin is not None:
+            undo.enter_context(bound(model, {name: h[name].detach() for name in plugin.bound_paths}))
+        yield generated
+
+
+def output_of(model: Any) -> Callable[[Any, int], Any]:
+    """A function of (batch, index) that gives what the model predicts.
+
+    A LightningModule's ``predict_step`` where it has one, else the network on as many items of the batch as its
+    ``forward`` requires.
+    """
+    if is_hyper(model) or (hasattr(model, "predict_step") and overrides(model, "predict_step")):
+        if is_param_in_hook_signature(model.predict_step, "batch_idx", min_args=2):
+            return lambda batch, index: model.predict_step(batch, index)
+        return lambda batch, index: model.predict_step(batch)
+    lightning = hasattr(model, "predict_step") and not overrides(model, "forward")
+    network = the_injector(model).root if lightning else model
+    return lambda batch, index: network(*inputs_of(network, batch))
+
+
+def _plugin(model: Any) -> Hypernetize | None:
+    trainer = getattr(model, "_trainer", None)
+    return next((c for c in getattr(trainer, "callbacks", ()) if isinstance(c, Hypernetize)), None)
+
+
+@contextmanager
+def _frozen(*modules: nn.Module) -> Iterator[None]:
+    """Let no parameter want a gradient, so that none is computed."""
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def _finite(measured: Measured, space: HSpace, points: Sequence[H]) -> Measured:
+    bad = ~measured.values.isfinite()
+    if bad.any():
+        row = int(bad.any(1).nonzero()[0])
+        raise ValueError(
+            f"metric is NaN or infinite at {int(bad[row].sum())} of {bad.shape[1]} {measured.unit} at "
+            f"{space.label(points[row])}; let it return a number for each."
+        )
+    return measured
