@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
 
 from lightning_mip.binding import written
 from lightning_mip.hypernetwork import HyperNetwork
@@ -82,6 +83,15 @@ def plain_checkpoint(
         for path, value in given.items():
             written(plain["hyper_parameters"], path.removeprefix("hparams."), value)
     return plain
+
+
+def start_from_plain(module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    """Let a checkpoint of a run without the plug-in load: theta0 starts there, the hypernetwork is new."""
+    hypernet = getattr(module, CHILD, None)
+    if hypernet is None or any(key.startswith(f"{prefix}{CHILD}.") for key in state_dict):
+        return
+    state_dict.update({f"{prefix}{CHILD}.{key}": value for key, value in hypernet.state_dict().items()})
+    rank_zero_info("The checkpoint is of a run without Hypernetize: theta0 starts from it, the hypernetwork is new.")
 
 
 def _weights(

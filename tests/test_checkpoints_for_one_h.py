@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lightning_mip as mip
-from lightning_mip.export import plain_checkpoint
+from lightning_mip.checkpoints import plain_checkpoint
 from tests.habits import InInit, LossModule
 from tests.module_kinds import Tied
 from tests.tasks import SMALL, SaveAt, loader
