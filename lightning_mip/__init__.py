@@ -2,8 +2,10 @@
 
 from lightning_mip.as_prior import FromTorch as FromTorch
 from lightning_mip.callbacks import Hypernetize as Hypernetize
+from lightning_mip.callbacks import MagnitudeMonitor as MagnitudeMonitor
 from lightning_mip.callbacks import PerHMetrics as PerHMetrics
 from lightning_mip.callbacks import SampleH as SampleH
+from lightning_mip.diagnosis.diagnose import diagnose as diagnose
 from lightning_mip.hypernetize import dehypernetize as dehypernetize
 from lightning_mip.hypernetize import hypernetize as hypernetize
 from lightning_mip.hypernetize import materialize as materialize

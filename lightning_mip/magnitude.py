@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,6 +106,11 @@ def total(norms: Tensor) -> Tensor:
     """The norm of all tensors together, from theirs along the last dimension."""
     of_all: Tensor = torch.linalg.vector_norm(norms, dim=-1)
     return of_all
+
+
+def norm_of(tensors: Iterable[Tensor]) -> float:
+    """The norm of several tensors together, such as gradients."""
+    return float(total(torch.stack([torch.linalg.vector_norm(tensor.float()).double() for tensor in tensors])))
 
 
 def exponent(size: Tensor, norms: Tensor) -> float | None:

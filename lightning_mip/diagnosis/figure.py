@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from lightning_mip.magnitude import Magnitudes, total
+from lightning_mip.magnitude import Magnitudes
+from lightning_mip.magnitude_figure import DELTA, GREY, PALE, STYLE, THETA, draw_norms, leave_room
 
 if TYPE_CHECKING:
     from lightning_mip.diagnosis.report import Diagnosis
 
-DELTA, THETA, GREY, PALE = "#2166ac", "#e08214", "#6b7280", "#b8c4d3"
-STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-}
 # Bars of one panel, and letters of their names.
 _BARS, _LETTERS = 14, 26
 
@@ -53,35 +42,21 @@ def draw(found: Diagnosis) -> Figure:
     return figure
 
 
-def draw_norms(axes: Axes, now: Magnitudes, at_init: Magnitudes | None) -> None:
-    """Plot ``||delta(h)||`` and ``||theta(h)||`` against the size of ``h``."""
-    dots = (len(now.size.unique()) > len(now.size) // 2 and "o") or "."
-    if at_init is not None:
-        axes.plot(at_init.size, total(at_init.delta), color=DELTA, ls=(0, (4, 2)), lw=1.3, label="delta at init")
-    axes.plot(now.size, total(now.delta), color=DELTA, lw=1.8, marker=dots, ms=3, label="delta now")
-    if not torch.equal(now.delta, now.theta):
-        axes.plot(now.size, total(now.theta), color=THETA, lw=1.8, marker=dots, ms=3, label="theta now")
-    axes.set_ylim(bottom=0)
-    _leave_room(axes)
-    axes.set_title("Norm of the generated weights")
-    axes.set_xlabel("||h||", color=GREY)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=3, columnspacing=1.2, handlelength=1.8)
-    axes.grid(axis="y", alpha=0.25)
-
-
 def _draw_tensors(axes: Axes, now: Magnitudes) -> None:
     mean = now.delta.mean(0)
     for k in range(len(now.names)):
         if mean[k]:
             axes.plot(now.size, now.delta[:, k] / mean[k], color=DELTA, lw=0.9, alpha=0.45)
-    top = float(now.size.max())
-    if top and bool(mean.any()):
+    if float(now.size.max()):
         proportional = now.size / now.size.mean()
         axes.plot(now.size, proportional, color=GREY, lw=1, ls=(0, (1, 2)), label="in proportion to h")
         axes.legend(frameon=False, fontsize=8, loc="upper left")
-    axes.set_ylim(bottom=0)
-    _leave_room(axes)
     axes.set_title("||delta(h)|| of each tensor, by its mean")
+    if not bool(mean.any()):
+        _note(axes, "delta(h) is 0 at every h")
+        return
+    axes.set_ylim(bottom=0)
+    leave_room(axes)
     axes.set_xlabel("||h||", color=GREY)
     axes.grid(axis="y", alpha=0.25)
 
@@ -108,19 +83,22 @@ def _draw_scores(axes: Axes, found: Diagnosis) -> None:
 def _draw_gradients(axes: Axes, found: Diagnosis) -> None:
     axes.set_title("Norm of the loss gradient")
     if found.gradients is None:
-        _note(axes, found.left_out.get("gradients", ""))
+        _note(axes, f"left out: {found.left_out.get('gradients')}")
         return
     labels, place = [], 0
     for part, color in (("hypernet", DELTA), ("theta0", THETA)):
         for where, group in (("draws of h", found.gradients.across_h), ("batches", found.gradients.across_data)):
             norms = group[part].norms if part in group else []
-            axes.scatter(norms, [place] * len(norms), s=26, color=color, alpha=0.55, lw=0)
+            axes.scatter(norms, [place] * len(norms), s=26, color=color, alpha=0.55, lw=0, clip_on=False, zorder=3)
             labels.append(f"{part}, {where}")
             place += 1
-    positive = [norm for group in (found.gradients.across_h, found.gradients.across_data) for s in group.values()
-                for norm in s.norms if norm]  # fmt: skip
+    scatters = [*found.gradients.across_h.values(), *found.gradients.across_data.values()]
+    positive = [norm for scatter in scatters for norm in scatter.norms if norm]
     if positive and max(positive) > 30 * min(positive):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(positive) < 1e3 * min(positive) else (1,)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     elif positive:
         axes.set_xlim(left=0)
     axes.set_yticks(range(len(labels)), labels)
@@ -132,7 +110,7 @@ def _draw_gradients(axes: Axes, found: Diagnosis) -> None:
 def _draw_step(axes: Axes, found: Diagnosis) -> None:
     if found.step is None:
         axes.set_title("One optimizer step")
-        _note(axes, found.left_out.get("step", ""))
+        _note(axes, f"left out: {found.left_out.get('step')}")
         return
     usable = {name: factor for name, factor in found.step.tensors.items() if factor is not None}
     label = f"times the plain network's, {found.step.optimizer} at {found.step.lr:g}"
@@ -146,7 +124,8 @@ def _draw_bars(axes: Axes, values: dict[str, float], title: str, label: str) -> 
     names = [name if len(name) <= _LETTERS else f"...{name[3 - _LETTERS :]}" for name, _ in shown]
     axes.barh(range(len(shown)), [value for _, value in shown], color=DELTA, height=0.7)
     axes.set_yticks(range(len(shown)), names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(shown), 6) - 0.5, -0.5)  # few bars stay bars
+    axes.set_xlim(0, max([value for _, value in shown if value], default=1.0) * 1.08)
     axes.tick_params(axis="y", length=0)
     more = f" (largest {_BARS} of {len(values)})" if len(values) > _BARS else ""
     axes.set_title(f"{title}{more}")
@@ -155,10 +134,5 @@ def _draw_bars(axes: Axes, values: dict[str, float], title: str, label: str) -> 
 
 
 def _note(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, textwrap.fill(f"left out: {text}", 40), ha="center", va="center", color=GREY)
+    axes.text(0.5, 0.5, textwrap.fill(text, 40), ha="center", va="center", color=GREY)
     axes.set_axis_off()
-
-
-def _leave_room(axes: Axes) -> None:
-    """For a legend above the lines."""
-    axes.set_ylim(top=axes.get_ylim()[1] * 1.18)

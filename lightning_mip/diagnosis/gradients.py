@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_mip.diagnosis.matter import Case
 from lightning_mip.diagnosis.subject import Subject
+from lightning_mip.magnitude import norm_of
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,13 @@ def _scatter(subject: Subject, points: Sequence[tuple[Mapping[str, Tensor], Any]
         found = iter(_gradient(subject, h, batch, [p for group in groups.values() for p in group], seed))
         for name, group in groups.items():
             own = [next(found) for _ in group]
-            norms[name].append(_norm(own))
+            norms[name].append(norm_of(own))
             for total, gradient in zip(sums[name], own, strict=True):
                 total += gradient
     n = len(points)
     result = {}
     for name, summed in sums.items():
-        mean = _norm(summed) / n
+        mean = norm_of(summed) / n
         variance = sum(norm**2 for norm in norms[name]) / n - mean**2
         result[name] = Scatter(norms[name], mean, max(variance, 0.0) ** 0.5)
     return result
@@ -102,7 +103,3 @@ def _gradient(
         torch.zeros_like(p, dtype=torch.float32) if gradient is None else gradient.detach().float()
         for p, gradient in zip(parameters, found, strict=True)
     ]
-
-
-def _norm(tensors: Sequence[Tensor]) -> float:
-    return float(torch.stack([torch.linalg.vector_norm(tensor).double() for tensor in tensors]).norm())

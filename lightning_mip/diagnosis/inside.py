@@ -63,6 +63,8 @@ def off_scale(injector: Injector, now: Magnitudes) -> dict[str, str]:
     A matrix or a kernel is compared with Kaiming's scale, ``1 / sqrt(fan_in)`` per number, a ``delta`` with its theta0.
     """
     found: dict[str, str] = {}
+    if not now.delta.any():
+        return found  # which is said of all of them together
     residual = injector.hypernet.residual
     for k, name in enumerate(now.names):
         shape = injector.hypernet.shapes[name]

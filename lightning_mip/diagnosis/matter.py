@@ -114,7 +114,7 @@ def matter(subject: Subject, all_cases: Sequence[Case], mode: str, seed: int) ->
         shuffled=None if shuffled is None else float((shuffled * weights).sum()),
         theta0=_theta0(subject, all_cases, seed),
         best_single=float(single[best]),
-        best_single_h=subject.space.label(hs[best]),
+        best_single_h=_label(hs[best]),
         components={name: _component(subject, all_cases, name, seed) for name in subject.space},
         noise=0.0 if shuffled is None else _standard_error((shuffled - right).squeeze(1), drawn),
         reads_h=bool((spread > _ROUNDING * by_weights.abs().amax(0)).any()) if drawn else None,
@@ -223,6 +223,12 @@ def _standard_error(differences: Tensor, drawn: bool) -> float:
     if len(by_batch) < 2:
         return 0.0
     return float(by_batch.std()) / math.sqrt(len(by_batch))
+
+
+def _label(h: Mapping[str, Tensor]) -> str:
+    """Short, as it is read by people."""
+    numbers = {name: ":".join(f"{x:.3g}" for x in value.reshape(-1).tolist()) for name, value in h.items()}
+    return ",".join(f"{name}={number}" for name, number in numbers.items())
 
 
 def _equal(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:

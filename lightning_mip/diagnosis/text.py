@@ -79,9 +79,8 @@ def _tensors(found: Diagnosis) -> list[str]:
         lines.append(f"and {len(now.names) - _ROWS} more")
     return [
         *lines,
-        "power: ||delta(h)|| goes as ||h|| to it; varies: ||delta(h) - mean delta|| / ||theta0||; step: movement in "
-        "one",
-        "optimizer step, as a multiple of the plain network's",
+        "power: ||delta(h)|| goes as ||h|| to it; varies: ||delta(h) - mean delta|| / ||theta0||;",
+        "step: movement in one optimizer step, as a multiple of the plain network's",
     ]
 
 
