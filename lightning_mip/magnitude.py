@@ -14,7 +14,7 @@ from lightning_mip.injection import Injector, evaluated
 from lightning_mip.space import HSpace
 
 # An exponent (see `exponent`) is called flat below the first and proportional from the second on.
-FLAT, PROPORTIONAL = 0.25, 0.75
+FLAT, PROPORTIONAL = 0.35, 0.75
 # With less between the smallest and the largest h, there is nothing that norms could be proportional to.
 _RANGE = 1.5
 

@@ -97,9 +97,11 @@ def matter(subject: Subject, all_cases: Sequence[Case], mode: str, seed: int) ->
     hs, drawn = [case.h for case in all_cases], all_cases[0].drawn
     outputs = _Outputs(subject)
     # Rows: the h of the loss; columns: the h of the weights; then the batches.
-    table = torch.tensor([[_scores(subject, case, h, seed, outputs) for h in hs] for case in all_cases])
-    weights = torch.tensor([[float(batch_size(batch) or 1) for batch in case.batches] for case in all_cases])
-    weights = (weights / weights.sum()).unsqueeze(1)
+    scores = [[_scores(subject, case, h, seed, outputs) for h in hs] for case in all_cases]
+    table = torch.tensor(scores, dtype=torch.float64)
+    sizes = [[float(batch_size(batch) or 1) for batch in case.batches] for case in all_cases]
+    weights = torch.tensor(sizes, dtype=torch.float64).unsqueeze(1)
+    weights /= weights.sum()
     other = torch.tensor([[not _equal(one, two) for two in hs] for one in hs])
     right = table.diagonal().T.unsqueeze(1)
     shuffled = _mean_over_others(table, other)
