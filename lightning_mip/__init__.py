@@ -6,6 +6,7 @@ from lightning_mip.callbacks import MagnitudeMonitor as MagnitudeMonitor
 from lightning_mip.callbacks import PerHMetrics as PerHMetrics
 from lightning_mip.callbacks import SampleH as SampleH
 from lightning_mip.diagnosis.diagnose import diagnose as diagnose
+from lightning_mip.exporting import export as export
 from lightning_mip.hypernetize import dehypernetize as dehypernetize
 from lightning_mip.hypernetize import hypernetize as hypernetize
 from lightning_mip.hypernetize import materialize as materialize

@@ -32,7 +32,8 @@ from lightning_mip.selection import select
 from lightning_mip.space import HSpace
 from lightning_mip.steps import WRAPPERS, at_predict_h, with_sampler
 
-_GIVEN_AGAIN = "lightning_mip_given_again"
+# Key of a checkpoint that lists the arguments which no checkpoint holds.
+GIVEN_AGAIN = "lightning_mip_given_again"
 
 
 class HyperLightningModule(L.LightningModule):
@@ -200,11 +201,11 @@ class HyperLightningModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what a checkpoint cannot hold and evaluation needs."""
-        checkpoint[_GIVEN_AGAIN] = ["h_from_batch"] if callable(self.h_from_batch) else []
+        checkpoint[GIVEN_AGAIN] = ["h_from_batch"] if callable(self.h_from_batch) else []
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Ask for it where it is not given again."""
-        if "h_from_batch" in checkpoint.get(_GIVEN_AGAIN, []) and self.h_from_batch is None:
+        if "h_from_batch" in checkpoint.get(GIVEN_AGAIN, []) and self.h_from_batch is None:
             raise ValueError(
                 "The checkpoint is of a module with a function as h_from_batch, which no checkpoint holds; give it "
                 "again: load_from_checkpoint(path, h_from_batch=...)."
