@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-import warnings
 from collections.abc import Sequence
+from typing import Any
 
-import lightning as L
-from lightning.pytorch.cli import LightningCLI
+from lightning_mip.commands import configured
 
-# Importing makes the short class names known to the parser: priors, callbacks.
-import lightning_mip  # noqa: F401
-
-
-class _CLI(LightningCLI):
-    def _parse_ckpt_path(self) -> None:
-        """Leave the config and the command line in force.
-
-        Lightning's method lets the arguments saved in a checkpoint win over both, without a word: over
-        ``--model.init_args.predict_h=grid``, or an ``eval_grid`` for this test.
-        """
+# Command -> its module, whose `main` takes the arguments; imported when it is called. And what it does, in a few words.
+COMMANDS = {
+    "diagnose": "lightning_mip.commands.diagnose",
+    "export": "lightning_mip.commands.export",
+}
+_HELP = {
+    "diagnose": "say whether the hypernetwork of a trained module does anything",
+    "export": "take the plain network of one h out, as weights, a checkpoint or a program",
+}
 
 
-def main(args: Sequence[str] | None = None) -> LightningCLI:
+def main(args: Sequence[str] | None = None) -> Any:
     """Run a command.
 
     Args:
         args: the command line, without the program's name; None takes ``sys.argv``.
 
     Returns:
-        The CLI after the run, with ``trainer``, ``model`` and ``datamodule``.
+        Of LightningCLI's own commands the CLI after the run, with ``trainer``, ``model`` and ``datamodule``; of the
+        others what they return.
     """
-    # Unlike `python -m`, a console script does not look for the user's modules in the working directory.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    # Calling it from a script that has arguments of its own is what `args` is for.
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    return _CLI(
-        L.LightningModule,
-        L.LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        parser_kwargs={"prog": "lightning-mip"},
-        args=None if args is None else list(args),
-    )
+    given = sys.argv[1:] if args is None else list(args)
+    if given and given[0] in COMMANDS:
+        return importlib.import_module(COMMANDS[given[0]]).main(given[1:])
+    further = "; ".join(f"{name} ({text})" for name, text in _HELP.items())
+    return configured.run(given, f"Further commands, each with a --help of its own: {further}.")
 
 
 def run() -> None:

@@ -17,11 +17,11 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_mip.batches import batch_size
 from lightning_mip.callbacks.sample_h import is_hyper
-from lightning_mip.checkpoints import plain_checkpoint, saved_hypernetwork
+from lightning_mip.checkpoints import GIVEN_AGAIN, plain_checkpoint, saved_hypernetwork
 from lightning_mip.example_inputs import example_inputs
 from lightning_mip.hypernetize import materialize
 from lightning_mip.injection import Injector, evaluated, the_injector
-from lightning_mip.module import GIVEN_AGAIN, HyperLightningModule
+from lightning_mip.module import HyperLightningModule
 from lightning_mip.programs import Inputs, only_batch_size, write_onnx, write_torch_export
 from lightning_mip.space import HSpace
 
@@ -84,9 +84,8 @@ def export(
     """Write the plain network of one ``h`` to a file, and check the file against the hypernetized network.
 
     Args:
-        source: a hypernetized network, a LightningModule that holds one, or the path of a checkpoint from which the
-            module can be rebuilt: of a HyperLightningModule configured by LightningCLI, or of a run with the plug-in
-            (weights only).
+        source: a hypernetized network, a LightningModule that holds one, or the path of its checkpoint, from which
+            weights can be exported, but no program.
         h: component -> value.
         path: the file to write.
         format: ``state_dict``: the weights of the network, for its ``load_state_dict``; ``checkpoint``: of a plain
@@ -107,10 +106,7 @@ def export(
     where, kind = Path(path), _format(Path(path), format)
     where.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, (str, Path)):
-        checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-        if is_of_plugin(checkpoint):
-            return _of_plugin(checkpoint, h, where, kind, weights_alone=example is None and recalibrate is None)
-        source = rebuilt(source, checkpoint)
+        return _of_checkpoint(source, h, where, kind, weights_alone=example is None and recalibrate is None)
     injector = the_injector(source)
     given = _one(injector.hypernet.space, h)
     inputs = example_inputs(source, given, example)
@@ -139,23 +135,6 @@ def export(
     return exported
 
 
-def is_of_plugin(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is of a run with the plug-in."""
-    return any(str(key).startswith("Hypernetize{") for key in checkpoint.get("callbacks", {}))
-
-
-def rebuilt(path: str | Path, checkpoint: Mapping[str, Any]) -> nn.Module:
-    """The module of a checkpoint that says how it was made; ValueError if it does not."""
-    if "_class_path" not in checkpoint.get("hyper_parameters", {}):
-        raise ValueError(
-            f"{path} does not say how its module was made, as only checkpoints of `lightning-mip fit` do; give the "
-            "module itself: export(Module.load_from_checkpoint(path, primary=...), h, ...), or, on the command line, "
-            "the --config of the run."
-        )
-    module: nn.Module = L.LightningModule.load_from_checkpoint(path, map_location="cpu")
-    return module
-
-
 def _format(path: Path, given: Format | None) -> Format:
     if given is None:
         if path.suffix not in SUFFIXES:
@@ -176,18 +155,21 @@ def _one(space: HSpace, h: Mapping[str, Any]) -> dict[str, Tensor]:
     return given
 
 
-def _of_plugin(
-    checkpoint: Mapping[str, Any], h: Mapping[str, Any], path: Path, kind: Format, *, weights_alone: bool
+def _of_checkpoint(
+    source: str | Path, h: Mapping[str, Any], path: Path, kind: Format, *, weights_alone: bool
 ) -> Exported:
-    """Of a run with the plug-in, weights alone: the checkpoint does not hold the network."""
+    """From a file, which holds the weights of the network, but not the network."""
     if kind in ("torch_export", "onnx") or not weights_alone:
         raise ValueError(
-            "The checkpoint is of a run with Hypernetize and does not hold the network, so only its weights can be "
-            "exported from it, without example and recalibrate; give the module: export(trainer.lightning_module, h, "
-            "...) after trainer.validate(ckpt_path=...), or, on the command line, the --config of the run."
+            f"{source} is a checkpoint, from which only weights can be exported, without example and recalibrate: it "
+            "does not hold the network. Give the module: export(module, h, ...), or, on the command line, the run's "
+            "--config."
         )
+    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
     hypernet, target = saved_hypernetwork(checkpoint)
     plain = plain_checkpoint(checkpoint, hypernet, target, h)
+    if GIVEN_AGAIN in checkpoint:
+        _make_plain(plain)
     weights = {
         key.removeprefix(f"{target}." if target else "").removeprefix("_orig_mod."): value
         for key, value in plain["state_dict"].items()
@@ -218,14 +200,19 @@ def _write_weights(
     prefix = f"{name}." if name else ""
     checkpoint["state_dict"] |= {f"{prefix}{key}": value for key, value in plain.state_dict().items()}
     if is_hyper(module):
-        ours = set(inspect.signature(HyperLightningModule.__init__).parameters) - set(_SHARED)
-        saved = checkpoint.get("hyper_parameters", {})
-        checkpoint["hyper_parameters"] = {k: v for k, v in saved.items() if k not in ours | {"_class_path"}}
-        checkpoint.pop(GIVEN_AGAIN, None)
+        _make_plain(checkpoint)
     torch.save(checkpoint, path)
     state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]  # of this process, a line above
     found.load_state_dict({key: state[f"{prefix}{key}"] for key in found.state_dict()})
     return found
+
+
+def _make_plain(checkpoint: dict[str, Any]) -> None:
+    """Leave out what a plain LightningModule with the same network does not know."""
+    ours = {*inspect.signature(HyperLightningModule.__init__).parameters, "_class_path"} - set(_SHARED)
+    saved = checkpoint.get("hyper_parameters", {})
+    checkpoint["hyper_parameters"] = {name: value for name, value in saved.items() if name not in ours}
+    checkpoint.pop(GIVEN_AGAIN, None)
 
 
 def _saved(module: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_mip.batches import batch_size, inputs_of
 from lightning_mip.callbacks.sample_h import SampleH
+from lightning_mip.checkpoints import GIVEN_AGAIN
 from lightning_mip.ensemble import Ensemble, ensemble
 from lightning_mip.evaluation import GridEvaluation, grid_of
 from lightning_mip.hypernetize import hypernetize
@@ -31,9 +32,6 @@ from lightning_mip.priors import Prior
 from lightning_mip.selection import select
 from lightning_mip.space import HSpace
 from lightning_mip.steps import WRAPPERS, at_predict_h, with_sampler
-
-# Key of a checkpoint that lists the arguments which no checkpoint holds.
-GIVEN_AGAIN = "lightning_mip_given_again"
 
 
 class HyperLightningModule(L.LightningModule):

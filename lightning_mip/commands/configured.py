@@ -1,0 +1,83 @@
+"""LightningCLI for this package: to run its own commands, or to make what a config describes for another one."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import lightning as L
+from lightning.pytorch.cli import LightningCLI
+
+# Importing makes the short class names known to the parser: priors, callbacks.
+import lightning_mip  # noqa: F401
+
+
+class _CLI(LightningCLI):
+    def _parse_ckpt_path(self) -> None:
+        """Leave the config and the command line in force.
+
+        Lightning's method lets the arguments saved in a checkpoint win over both, without a word: over
+        ``--model.init_args.predict_h=grid``, or an ``eval_grid`` for this test.
+        """
+
+
+class _Configured(_CLI):
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Stop where the objects are made."""
+
+
+def run(args: Sequence[str], epilog: str) -> LightningCLI:
+    """Run ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Args:
+        args: the command line, without the program's name.
+        epilog: the end of ``--help``.
+    """
+    return _made(_CLI, args, parser_kwargs={"prog": "lightning-mip", "epilog": epilog})
+
+
+def configured(args: Sequence[str], command: str) -> tuple[Any, Any, Any]:
+    """Make what a config describes, and run nothing.
+
+    Args:
+        args: the arguments of ``lightning-mip validate``: ``--config=run.yaml``, ``--trainer.devices=1``, ...
+        command: whose they are, for its error messages.
+
+    Returns:
+        The module, the Trainer, and the data module or None.
+    """
+    # Without its callback, as it would write over the config that the training run has saved.
+    cli = _made(
+        _Configured,
+        ["validate", *args],
+        parser_kwargs={"prog": f"lightning-mip {command}"},
+        save_config_callback=None,
+    )
+    return cli.model, cli.trainer, cli.datamodule
+
+
+def fail(command: str, message: str) -> NoReturn:
+    """End with one line, as a parser does."""
+    print(f"lightning-mip {command}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _made(kind: type[_CLI], args: Sequence[str], **arguments: Any) -> LightningCLI:
+    # Unlike `python -m`, a console script does not look for the user's modules in the working directory.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    # Calling it from a script that has arguments of its own is what `args` is for.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    return kind(
+        L.LightningModule,
+        L.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        args=list(args),
+        **arguments,
+    )
