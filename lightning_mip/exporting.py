@@ -224,7 +224,9 @@ def _saved(module: Any) -> dict[str, Any]:
         "state_dict": module.state_dict(),
     }
     if module.hparams:
-        checkpoint |= {"hparams_name": module._hparams_name, "hyper_parameters": dict(module.hparams)}
+        checkpoint["hyper_parameters"] = dict(module.hparams)
+    if hasattr(module, "_hparams_name"):
+        checkpoint["hparams_name"] = module._hparams_name
     module.on_save_checkpoint(checkpoint)
     return checkpoint
 

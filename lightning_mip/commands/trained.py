@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,8 +48,10 @@ def trained(options: argparse.Namespace, rest: Sequence[str], command: str) -> t
     module, trainer, data = configured([*(f"--config={path}" for path in options.config), *logless], command)
     trainer.limit_predict_batches = 0
     trainer.datamodule = data
-    # The one way to have it all set up and loaded and nothing run.
-    trainer.predict(module, DataLoader(TensorDataset(torch.zeros(1))), ckpt_path=options.ckpt_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The dirpath has changed")  # of checkpoints to come, of which none do
+        # The one way to have it all set up and loaded and nothing run.
+        trainer.predict(module, DataLoader(TensorDataset(torch.zeros(1))), ckpt_path=options.ckpt_path)
     if data is not None:
         data.trainer = trainer
         data.prepare_data()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from torchmetrics import Metric
 from lightning_mip.binding import BOUND, bound
 from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.hooks import overrides
-from lightning_mip.injection import the_injector
+from lightning_mip.injection import Injector, the_injector
 from lightning_mip.probe import replaced
 from lightning_mip.space import HSpace
 
@@ -157,9 +158,17 @@ def check_loss(module: Any, loss: Loss | None, metric: str | None) -> None:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A deepcopy, also of a module that holds results of a step, with their graphs."""
-    held = [leaf for child in module.modules() for leaf in tree_leaves(vars(child)) if isinstance(leaf, Tensor)]
-    memo: dict[int, Any] = {id(tensor): tensor.detach() for tensor in held if not tensor.is_leaf}
+    """A deepcopy, also of a module that holds results of a step, with their graphs; functions are shared.
+
+    What LightningCLI gives for an optimizer holds its parser, and with it the Trainer.
+    """
+    memo: dict[int, Any] = {}
+    for child in module.modules():
+        for leaf in tree_leaves(vars(child)):
+            if isinstance(leaf, Tensor) and not leaf.is_leaf:
+                memo[id(leaf)] = leaf.detach()
+            elif isinstance(leaf, L.Callback) or (callable(leaf) and not isinstance(leaf, (nn.Module, Injector))):
+                memo[id(leaf)] = leaf
     result = copy.deepcopy(module, memo)
     if hasattr(module, "_trainer"):
         result.__dict__["_trainer"] = module._trainer  # steps may read it
