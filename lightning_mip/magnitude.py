@@ -30,6 +30,8 @@ class Magnitudes:
         theta: ``||theta(h)||`` of each tensor, shape ``(points, tensors)``.
         theta0: ``||theta0||`` of each tensor, or, where nothing is added to theta0, ``||mean theta(h)||``; shape
             ``(tensors,)``.
+        curve: whether the points are a grid that goes from small to large ``h``, so that a line through them means
+            something.
         spread: how far ``delta(h)`` is from its mean over ``h``, root mean square, shape ``(tensors,)``.
     """
 
@@ -38,6 +40,7 @@ class Magnitudes:
     delta: Tensor
     theta: Tensor
     theta0: Tensor
+    curve: bool
     spread: Tensor
 
     @property
@@ -98,6 +101,7 @@ def magnitudes(injector: Injector, hs: Sequence[Mapping[str, Tensor]]) -> Magnit
         delta=torch.stack(deltas)[order],
         theta=torch.stack(thetas if hypernet.residual else deltas)[order],
         theta0=_norms(theta0 if hypernet.residual else mean),
+        curve=len(hypernet.space) == 1 and bool((size.diff() > 0).all()),
         spread=variance.clamp(min=0).sqrt(),
     )
 

@@ -35,11 +35,13 @@ def norms_figure(now: Magnitudes, at_init: Magnitudes | None) -> Figure:
 
 def draw_norms(axes: Axes, now: Magnitudes, at_init: Magnitudes | None) -> None:
     """Plot ``||delta(h)||`` and ``||theta(h)||`` against the size of ``h``."""
+    line, dots = (1.8, 3.0) if now.curve else (0.0, 5.0)
     if at_init is not None:
-        axes.plot(at_init.size, total(at_init.delta), color=DELTA, ls=(0, (4, 2)), lw=1.3, label="delta at init")
-    axes.plot(now.size, total(now.delta), color=DELTA, lw=1.8, marker="o", ms=3, label="delta now")
+        marks: dict[str, Any] = {"lw": 1.3, "ls": (0, (4, 2))} if now.curve else {"lw": 0, "marker": "o", "mfc": "none"}
+        axes.plot(at_init.size, total(at_init.delta), color=DELTA, ms=5, label="delta at init", **marks)
+    axes.plot(now.size, total(now.delta), color=DELTA, lw=line, marker="o", ms=dots, label="delta now")
     if not torch.equal(now.delta, now.theta):
-        axes.plot(now.size, total(now.theta), color=THETA, lw=1.8, marker="o", ms=3, label="theta now")
+        axes.plot(now.size, total(now.theta), color=THETA, lw=line, marker="o", ms=dots, label="theta now")
     axes.set_ylim(bottom=0)
     leave_room(axes)
     axes.set_title("Norm of the generated weights")

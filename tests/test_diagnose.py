@@ -258,13 +258,14 @@ def test_dead_trunk_units_are_counted() -> None:
 def test_tensors_whose_scale_is_off_are_named() -> None:
     model = make(Blend, hypernet=TRUNK)
     with torch.no_grad():
-        model.primary.first.bias *= 1e-3
+        model.primary.first.bias *= 1e-3  # as biases are
+        model.primary.first.weight *= 1e-3
         model.primary.last.weight *= 30
     found = mip.diagnose(model, DATA, draws=2, batches=1)
-    assert list(found.off_scale) == ["first.bias", "last.weight"]
-    assert found.off_scale["first.bias"].startswith("delta is ")
+    assert list(found.off_scale) == ["first.weight", "last.weight"]
+    assert found.off_scale["first.weight"].startswith("delta is ")
     assert found.off_scale["last.weight"].endswith(" times as large as at a usual initialisation")
-    assert found.verdicts["scale"].startswith("2 of 4 generated tensors are off: first.bias: delta is ")
+    assert found.verdicts["scale"].startswith("2 of 4 generated tensors are off: first.weight: delta is ")
 
 
 def test_the_plug_ins_dial_is_set_for_the_loss(trainer: Trainers) -> None:

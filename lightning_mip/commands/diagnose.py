@@ -46,9 +46,8 @@ def main(args: Sequence[str]) -> Diagnosis:
     module, data = trained(options, rest, "diagnose")
     loader = batches(module, data, options.part)
     if loader is None:
-        fail(
-            "diagnose", f"there are no {options.part or 'training'} batches: give a data module, --data=..., or --part."
-        )
+        what = f"{options.part}_dataloader" if options.part else "val_dataloader or train_dataloader"
+        fail("diagnose", f"{type(data or module).__name__} has no {what}, so there are no batches to look at.")
     with one_line("diagnose"):
         report = diagnose(
             module,

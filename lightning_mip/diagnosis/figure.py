@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -46,7 +46,8 @@ def _draw_tensors(axes: Axes, now: Magnitudes) -> None:
     mean = now.delta.mean(0)
     for k in range(len(now.names)):
         if mean[k]:
-            axes.plot(now.size, now.delta[:, k] / mean[k], color=DELTA, lw=0.9, alpha=0.45)
+            style: dict[str, Any] = {"lw": 0.9} if now.curve else {"lw": 0, "marker": "."}
+            axes.plot(now.size, now.delta[:, k] / mean[k], color=DELTA, alpha=0.45, **style)
     if float(now.size.max()):
         proportional = now.size / now.size.mean()
         axes.plot(now.size, proportional, color=GREY, lw=1, ls=(0, (1, 2)), label="in proportion to h")

@@ -60,7 +60,8 @@ def trunk_units(hypernet: HyperNetwork, hs: Sequence[Mapping[str, Tensor]]) -> l
 def off_scale(injector: Injector, now: Magnitudes) -> dict[str, str]:
     """Generated tensors that are far from where they ought to be -> in which way.
 
-    A matrix or a kernel is compared with Kaiming's scale, ``1 / sqrt(fan_in)`` per number, a ``delta`` with its theta0.
+    A matrix or a kernel is compared with Kaiming's scale, ``1 / sqrt(fan_in)`` per number, its ``delta`` with its
+    theta0. A bias starts near 0, so nothing is large beside it.
     """
     found: dict[str, str] = {}
     if not now.delta.any():
@@ -69,8 +70,9 @@ def off_scale(injector: Injector, now: Magnitudes) -> dict[str, str]:
     for k, name in enumerate(now.names):
         shape = injector.hypernet.shapes[name]
         delta, theta, theta0 = float(now.delta[:, k].mean()), float(now.theta[:, k].mean()), float(now.theta0[k])
-        of_kaiming = theta / (shape[0] ** 0.5) if len(shape) > 1 else 1.0
-        if residual and theta0 and delta > _DELTA * theta0:
+        matrix = len(shape) > 1
+        of_kaiming = theta / (shape[0] ** 0.5) if matrix else 1.0
+        if residual and matrix and theta0 and delta > _DELTA * theta0:
             found[name] = f"delta is {delta / theta0:.1f} times theta0"
         elif residual and not delta:
             found[name] = "delta is 0"

@@ -37,7 +37,7 @@ def _scores(matter: Matter) -> list[str]:
         f"weights of {matter.best_single_h} for all h": matter.best_single,
         "theta0 alone": matter.theta0,
     }
-    if len(matter.components) > 1:
+    if len(matter.components) > 1 and matter.reads_h is not False:
         rows |= {f"right but for {name}": score for name, score in matter.components.items()}
     width = max(map(len, rows))
     better = "lower" if matter.mode == "min" else "higher"
