@@ -2,11 +2,14 @@
 
 from lightning_mip.as_prior import FromTorch as FromTorch
 from lightning_mip.callbacks import Hypernetize as Hypernetize
+from lightning_mip.callbacks import MagnitudeMonitor as MagnitudeMonitor
 from lightning_mip.callbacks import PerHMetrics as PerHMetrics
 from lightning_mip.callbacks import SampleH as SampleH
-from lightning_mip.chunked import Chunked as Chunked
 from lightning_mip.choose import Choice as Choice
 from lightning_mip.choose import choose as choose
+from lightning_mip.chunked import Chunked as Chunked
+from lightning_mip.diagnosis.diagnose import diagnose as diagnose
+from lightning_mip.exporting import export as export
 from lightning_mip.hypernetize import dehypernetize as dehypernetize
 from lightning_mip.hypernetize import hypernetize as hypernetize
 from lightning_mip.hypernetize import materialize as materialize

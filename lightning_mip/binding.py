@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Attribute of the LightningModule that lists the paths that the plug-in binds.
+BOUND = "_bound_to_h"
 _ELSEWHERE = {
     "datamodule": (
         "which is on the data module: batches are loaded before h is drawn, partly by workers that hold copies, so "

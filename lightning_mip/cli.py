@@ -10,8 +10,16 @@ from typing import Any
 from lightning_mip.commands import configured
 
 # Command -> its module, whose `main` takes the arguments; imported when it is called. And what it does, in a few words.
-COMMANDS = {"sweep": "lightning_mip.commands.sweep"}
-_HELP = {"sweep": "evaluate a trained module at every h of a grid: table, figure and page"}
+COMMANDS = {
+    "diagnose": "lightning_mip.commands.diagnose",
+    "export": "lightning_mip.commands.export",
+    "sweep": "lightning_mip.commands.sweep",
+}
+_HELP = {
+    "diagnose": "say whether the hypernetwork of a trained module does anything",
+    "export": "take the plain network of one h out, as weights, a checkpoint or a program",
+    "sweep": "evaluate a trained module at every h of a grid: table, figure and page",
+}
 
 
 def main(args: Sequence[str] | None = None) -> Any:

@@ -64,6 +64,9 @@ def hypernetize(
     names = select(module, include, exclude)
     theta0 = {name: module.get_parameter(name) for name in names}
     shapes = {name: parameter.shape for name, parameter in theta0.items()}
+    # What is given as a module cannot be made anew.
+    given_modules = isinstance(hypernet, HyperNetwork) or arguments.get("trunk") is not None
+    recipe = None if given_modules else hypernet or arguments
     if hypernet is None:
         if not force:
             _check_memory(space, theta0, arguments)
@@ -77,6 +80,7 @@ def hypernetize(
     hypernet.to(device=first.device, dtype=_dtype(theta0))
     _warn_of_batch_norm(module)
     injector = Injector(module, hypernet, names)
+    injector.recipe = recipe
     if not hypernet.residual:
         injector.frozen = [name for name, parameter in theta0.items() if parameter.requires_grad]
         _require_grad(injector, False)

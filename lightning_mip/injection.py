@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -37,6 +37,7 @@ class Injector:
         hypernet: the hypernetwork.
         names: generated parameter -> all its names in the primary.
         h: the values in force, or None.
+        recipe: how the hypernetwork was made, so that a new one can be: arguments, or a function; None if not known.
     """
 
     def __init__(self, root: nn.Module, hypernet: HyperNetwork, names: dict[str, list[str]]) -> None:
@@ -46,6 +47,7 @@ class Injector:
         self._paths = {path for places in self._places.values() for path, _ in places}
         self._recurrent = [_split(f"{name}.")[0] for name, m in root.named_modules() if isinstance(m, nn.RNNBase)]
         self.h: Mapping[str, Tensor] | None = None
+        self.recipe: Mapping[str, Any] | Callable[..., HyperNetwork] | None = None
         self.frozen: list[str] = []
         self._generated: Generated | None = None
         self._paused = False
@@ -57,7 +59,7 @@ class Injector:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a network starts outside of any `at` block, wherever it was made."""
-        none = dict.fromkeys(("h", "_generated"))
+        none = dict.fromkeys(("h", "_generated", "recipe"))  # a recipe may hold what cannot be pickled
         outside = {"_paused": False, "_in_use": False, "_depth": 0, "_backwards": Backwards()}
         # Its modules may hold copies of generated weights.
         return {**self.__dict__, **none, **outside, "_installed": True}

@@ -20,18 +20,18 @@ from torch import Tensor, nn
 
 from lightning_mip.batches import batch_size, inputs_of
 from lightning_mip.callbacks.sample_h import SampleH
+from lightning_mip.checkpoints import GIVEN_AGAIN
+from lightning_mip.ensemble import Ensemble, ensemble
 from lightning_mip.evaluation import GridEvaluation, grid_of
 from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
-from lightning_mip.injection import the_injector
+from lightning_mip.injection import evaluated, the_injector
+from lightning_mip.own_arguments import arguments_of, is_plain
 from lightning_mip.per_sample import run_per_sample
 from lightning_mip.priors import Prior
 from lightning_mip.space import HSpace
 from lightning_mip.steps import WRAPPERS, at_predict_h, with_sampler
-
-_GIVEN_AGAIN = "lightning_mip_given_again"
-_PLAIN = (bool, int, float, str, type(None))
 
 
 class HyperLightningModule(L.LightningModule):
@@ -192,22 +192,22 @@ class HyperLightningModule(L.LightningModule):
             super().save_hyperparameters(*args, ignore=ignore, frame=frame, logger=logger)
             return
         super().save_hyperparameters({}, logger=logger)
-        given = _arguments(self, frame)
+        given = arguments_of(self, frame)
         if isinstance(given.get("h"), Mapping):
             given["h"] = HSpace(given["h"]).config()
         if isinstance(given.get("hypernet"), Mapping) and "head" in given["hypernet"]:
             given["hypernet"] = {**given["hypernet"], "head": head_config(given["hypernet"]["head"])}
-        self._set_hparams({name: value for name, value in given.items() if _is_plain(value)})
+        self._set_hparams({name: value for name, value in given.items() if is_plain(value)})
         self.remove_ignored_hparams([ignore] if isinstance(ignore, str) else list(ignore or ()))
         self._hparams_initial = copy.deepcopy(self._hparams)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what a checkpoint cannot hold and evaluation needs."""
-        checkpoint[_GIVEN_AGAIN] = ["h_from_batch"] if callable(self.h_from_batch) else []
+        checkpoint[GIVEN_AGAIN] = ["h_from_batch"] if callable(self.h_from_batch) else []
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Ask for it where it is not given again."""
-        if "h_from_batch" in checkpoint.get(_GIVEN_AGAIN, []) and self.h_from_batch is None:
+        if "h_from_batch" in checkpoint.get(GIVEN_AGAIN, []) and self.h_from_batch is None:
             raise ValueError(
                 "The checkpoint is of a module with a function as h_from_batch, which no checkpoint holds; give it "
                 "again: load_from_checkpoint(path, h_from_batch=...)."
@@ -233,6 +233,27 @@ class HyperLightningModule(L.LightningModule):
                 yield
         finally:
             self._current = outer
+
+    def predict_ensemble(self, x: Any, n: int = 32, *, class_dim: int | None = None, seed: int = 0) -> Ensemble:
+        """Predict with the networks of ``n`` draws of ``h``, in evaluation mode and without gradients.
+
+        Args:
+            x: input of ``self(x)``; a tuple holds several.
+            n: number of draws.
+            class_dim: dimension of the classes of an output that is logits; their softmax is what is averaged.
+            seed: the draws are a function of it.
+
+        Returns:
+            An `Ensemble`: ``mean``, ``variance``, ``draws``, and with ``class_dim`` also ``mutual_information``.
+        """
+        if n < 1:
+            raise ValueError(f"n is {n}, expected at least 1: the prediction is a mean over n draws of h.")
+        outputs = []
+        with evaluated(self), torch.no_grad():
+            for step in range(n):
+                with self.at(self.space.sample(seed=seed, step=step)):
+                    outputs.append(self(*x) if isinstance(x, tuple) else self(x))
+        return ensemble(outputs, class_dim)
 
     def draws_of(self, batch: Any) -> int | None:
         """How many values of ``h`` a training batch takes; None for one, without batch dimension."""
@@ -364,30 +385,9 @@ def _adam(parameters: list[nn.Parameter]) -> torch.optim.Adam:
     return torch.optim.Adam(parameters, fused=True if on_cpu else None)
 
 
-def _arguments(module: nn.Module, frame: FrameType | None) -> dict[str, Any]:
-    """The arguments of the outermost ``__init__`` around ``frame`` that is making ``module``: that of its own class."""
-    found: dict[str, Any] = {}
-    while frame is not None:
-        names, _, keywords, values = inspect.getargvalues(frame)
-        if frame.f_code.co_name == "__init__" and names and values.get(names[0]) is module:
-            found = {name: values[name] for name in names[1:] if name in values} | values.get(keywords or "", {})
-        elif found:
-            break
-        frame = frame.f_back
-    return found
-
-
 def _item(batch: Any, key: Any) -> Any:
     try:
         return batch[key]
     except (KeyError, TypeError, IndexError) as error:
         found = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
         raise ValueError(f"h_from_batch is {key!r}, but the batch has no such key: it is {found}.") from error
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return isinstance(value, _PLAIN) or type(value) is Tensor

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from examples.bayesian_digits import figure
 from examples.bayesian_digits.figure import Case
-from examples.bayesian_digits.metrics import Quality, disagreement, entropy, quality
-from examples.bayesian_digits.task import BayesianDigits, ensemble_probabilities
+from examples.bayesian_digits.metrics import Quality, entropy, quality
+from examples.bayesian_digits.task import BayesianDigits
 from lightning_mip.cli import main as lightning_mip
+from lightning_mip.ensemble import Ensemble
 
 HERE = Path(__file__).parent
 BEST = {"accuracy": max, "nll": min, "ece": min}
@@ -35,7 +36,7 @@ class Outcome:
 
     images: Tensor
     labels: Tensor
-    draws: Tensor
+    predicted: Ensemble
     single: list[Quality]
     ensemble: Quality
     plain: Quality
@@ -52,22 +53,22 @@ def evaluate(hyper: LightningCLI, plain: LightningCLI, draws: int, seed: int) ->
     hyper.datamodule.setup("test")
     images, labels = hyper.datamodule.parts["test"].all()
     model, network = hyper.model.cpu(), plain.model.cpu().eval()
-    probabilities = ensemble_probabilities(model, images, draws, seed)
+    predicted = model.predict_ensemble(images, draws, class_dim=-1, seed=seed)
     with torch.no_grad():
         plain_probabilities = network(images).softmax(-1)
     return Outcome(
         images=images,
         labels=labels,
-        draws=probabilities,
-        single=[quality(one, labels) for one in probabilities],
-        ensemble=quality(probabilities.mean(0), labels),
+        predicted=predicted,
+        single=[quality(one, labels) for one in predicted.draws],
+        ensemble=quality(predicted.mean, labels),
         plain=quality(plain_probabilities, labels),
     )
 
 
 def table(outcome: Outcome) -> Table:
     """Accuracy, NLL and calibration of single draws, of the ensemble and of the plain network."""
-    result = Table(title=f"{len(outcome.labels)} test digits, {len(outcome.draws)} draws of h")
+    result = Table(title=f"{len(outcome.labels)} test digits, {len(outcome.predicted.draws)} draws of h")
     result.add_column("prediction")
     for column in ("accuracy", "NLL", "ECE"):
         result.add_column(column, justify="right")
@@ -92,25 +93,25 @@ def case(image: Tensor, labels: Sequence[int], probabilities: Tensor) -> Case:
 
 def cases(outcome: Outcome, index: Tensor) -> list[Case]:
     """The test images at `index`."""
-    return [case(outcome.images[k], [int(outcome.labels[k])], outcome.draws[:, k]) for k in index.tolist()]
+    return [case(outcome.images[k], [int(outcome.labels[k])], outcome.predicted.draws[:, k]) for k in index.tolist()]
 
 
 def blends(model: BayesianDigits, outcome: Outcome, draws: int, seed: int) -> list[Case]:
     """Averages of two clear digits of different classes, which no class fits."""
-    uncertainty = entropy(outcome.draws.mean(0))
+    uncertainty = outcome.predicted.entropy
 
     def clearest(label: int) -> Tensor:
         candidates = (outcome.labels == label).nonzero().squeeze(1)
         return outcome.images[candidates[uncertainty[candidates].argmin()]]
 
     images = torch.stack([(clearest(a) + clearest(b)) / 2 for a, b in BLENDS])
-    probabilities = ensemble_probabilities(model, images, draws, seed)
-    return [case(images[k], labels, probabilities[:, k]) for k, labels in enumerate(BLENDS)]
+    predicted = model.predict_ensemble(images, draws, class_dim=-1, seed=seed)
+    return [case(images[k], labels, predicted.draws[:, k]) for k, labels in enumerate(BLENDS)]
 
 
 def clear_ones(outcome: Outcome, count: int) -> Tensor:
     """Indices of the images of lowest entropy, each of another class."""
-    order = entropy(outcome.draws.mean(0)).argsort().tolist()
+    order = outcome.predicted.entropy.argsort().tolist()
     first: dict[int, int] = {}
     for k in order:
         first.setdefault(int(outcome.labels[k]), k)
@@ -121,7 +122,7 @@ def draw(hyper: LightningCLI, plain: LightningCLI, outcome: Outcome, seed: int, 
     """Write the figure."""
     logs = {"hypernetwork": hyper.trainer, "plain network": plain.trainer}
     paths = {name: Path(trainer.logger.log_dir) / "metrics.csv" for name, trainer in logs.items()}
-    ambiguous = entropy(outcome.draws.mean(0)).argsort(descending=True)[:4]
+    ambiguous = outcome.predicted.entropy.argsort(descending=True)[:4]
     picture = figure.draw(
         loss={name: figure.read_curve(path, "val_loss") for name, path in paths.items()},
         accuracy={name: figure.read_curve(path, "val_acc") for name, path in paths.items()},
@@ -129,7 +130,7 @@ def draw(hyper: LightningCLI, plain: LightningCLI, outcome: Outcome, seed: int, 
         rows={
             "Clear test digits: all draws of h agree": cases(outcome, clear_ones(outcome, 4)),
             "The most ambiguous test digits: the draws differ": cases(outcome, ambiguous),
-            "Two digits averaged": blends(hyper.model, outcome, len(outcome.draws), seed),
+            "Two digits averaged": blends(hyper.model, outcome, len(outcome.predicted.draws), seed),
         },
     )
     figure.save(picture, out)
@@ -158,7 +159,7 @@ def main(args: Sequence[str] | None = None) -> Outcome:
 
     console = Console()
     console.print(table(outcome))
-    total, from_h = entropy(outcome.draws.mean(0)).mean(), disagreement(outcome.draws).mean()
+    total, from_h = outcome.predicted.entropy.mean(), outcome.predicted.mutual_information.mean()
     console.print(
         f"Predictive entropy: {total:.3f} nats per digit; {from_h:.3f} of it because draws of h disagree.\n"
         f"Figure: {options.out}",

@@ -35,8 +35,3 @@ def quality(probabilities: Tensor, target: Tensor, bins: int = 10) -> Quality:
 def entropy(probabilities: Tensor) -> Tensor:
     """Entropy in nats over the last dimension: 0 when sure, log(classes) when clueless."""
     return torch.special.entr(probabilities).sum(-1)
-
-
-def disagreement(probabilities: Tensor) -> Tensor:
-    """Part of the predictive entropy that comes from h (N,): entropy of the mean minus mean entropy of the draws."""
-    return entropy(probabilities.mean(0)) - entropy(probabilities).mean(0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import lightning as L
 import torch
 import torch.nn.functional as F
@@ -67,24 +65,3 @@ class PlainDigits(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(self.parameters())
         return optimizer if self.lr_scheduler is None else ([optimizer], [self.lr_scheduler(optimizer)])
-
-
-@torch.no_grad()
-def probabilities_at(model: BayesianDigits, x: Tensor, h: Mapping[str, Tensor | float]) -> Tensor:
-    """Class probabilities (B, classes) of the one network that `h` names."""
-    with mip.at(model.primary, h):
-        return model.primary(x).softmax(-1)
-
-
-@torch.no_grad()
-def ensemble_probabilities(model: BayesianDigits, x: Tensor, draws: int = 32, seed: int = 0) -> Tensor:
-    """Class probabilities (draws, B, classes) at `draws` values of h from the priors; their mean is the prediction."""
-    if draws < 1:
-        raise ValueError(f"draws={draws} must be at least 1: the prediction is a mean over draws of h.")
-    was_training = model.training
-    model.eval()
-    try:
-        drawn = [model.space.sample(seed=seed, rank=0, step=step) for step in range(draws)]
-        return torch.stack([probabilities_at(model, x, h) for h in drawn])
-    finally:
-        model.train(was_training)

@@ -13,14 +13,14 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
-from lightning_mip.binding import bound, check_path
+from lightning_mip.binding import BOUND, bound, check_path
 from lightning_mip.callbacks.sample_h import SampleH, match, show_in_progress_bar
+from lightning_mip.checkpoints import CHILD, plain_arguments, plain_checkpoint, saved_hypernetwork, start_from_plain
 from lightning_mip.evaluation import GridEvaluation, grid_of
-from lightning_mip.export import CHILD, plain_arguments, plain_checkpoint, saved_hypernetwork
 from lightning_mip.hooks import GridHooks, evaluation_hooks, hooks_at, overrides
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
@@ -289,7 +289,8 @@ class Hypernetize(L.Callback):
             setattr(pl_module, CHILD, hypernetize(network, self.space, **self.arguments))
             setattr(pl_module, _RECORD, self._record())
             self._injector = next(each for each in injectors(network) if each.root is network)
-            pl_module.register_load_state_dict_pre_hook(_start_from_plain)
+            pl_module.register_load_state_dict_pre_hook(start_from_plain)
+        setattr(pl_module, BOUND, list(self.bound_paths))
         self._injector.h = self.space.center()
 
     def _record(self) -> dict[str, Any]:
@@ -392,12 +393,3 @@ def _find(pl_module: Any, target: str | None) -> tuple[str, nn.Module]:
 def _listed(value: Any) -> Any:
     """A config gives lists where Python code gives tuples."""
     return list(value) if isinstance(value, tuple) else value.config() if isinstance(value, HSpace) else value
-
-
-def _start_from_plain(module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-    """Let a checkpoint of a run without the plug-in load: theta0 starts there, the hypernetwork is new."""
-    hypernet = getattr(module, CHILD, None)
-    if hypernet is None or any(key.startswith(f"{prefix}{CHILD}.") for key in state_dict):
-        return
-    state_dict.update({f"{prefix}{CHILD}.{key}": value for key, value in hypernet.state_dict().items()})
-    rank_zero_info("The checkpoint is of a run without Hypernetize: theta0 starts from it, the hypernetwork is new.")

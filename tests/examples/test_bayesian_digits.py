@@ -10,11 +10,9 @@ import yaml
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
-import lightning_mip as mip
 from examples.bayesian_digits import demo, figure
-from examples.bayesian_digits.metrics import disagreement, entropy, quality
-from examples.bayesian_digits.network import ConvNet
-from examples.bayesian_digits.task import BayesianDigits, ensemble_probabilities
+from examples.bayesian_digits.metrics import entropy, quality
+from examples.bayesian_digits.task import BayesianDigits
 from lightning_mip.cli import main
 from tests.examples.test_bayesian_digits_data import arrays, write_idx
 
@@ -30,41 +28,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def model() -> BayesianDigits:
-    torch.manual_seed(0)
-    h = {"z0": mip.Normal(0, 1), "z1": mip.Normal(0, 1)}
-    return BayesianDigits(ConvNet(width=4), h, hypernet={"hidden_sizes": [8], "init": 1.0})
-
-
-def test_draws_differ_and_depend_on_the_seed_alone(model: BayesianDigits) -> None:
-    x = torch.rand(5, 1, 8, 8)
-    first, again, other = (ensemble_probabilities(model, x, draws=3, seed=seed) for seed in (0, 0, 1))
-    assert first.shape == (3, 5, 10)
-    assert torch.allclose(first.sum(-1), torch.ones(3, 5))
-    assert torch.equal(first, again)
-    assert not torch.allclose(first, other)
-    assert not torch.allclose(first[0], first[1])
-
-
-def test_a_draw_is_the_materialized_network(model: BayesianDigits) -> None:
-    x = torch.rand(5, 1, 8, 8)
-    h = model.space.sample(seed=4, rank=0, step=1)
-    plain = mip.materialize(model, h)
-    assert torch.allclose(ensemble_probabilities(model, x, draws=2, seed=4)[1], plain(x).softmax(-1), atol=1e-6)
-
-
-def test_the_ensemble_leaves_the_model_in_its_mode_and_without_gradients(model: BayesianDigits) -> None:
-    model.train()
-    assert not ensemble_probabilities(model, torch.rand(2, 1, 8, 8), draws=1).requires_grad
-    assert model.training
-
-
-def test_no_draws_are_refused(model: BayesianDigits) -> None:
-    with pytest.raises(ValueError, match="draws=0"):
-        ensemble_probabilities(model, torch.rand(2, 1, 8, 8), draws=0)
 
 
 def test_quality_of_known_probabilities() -> None:
@@ -84,13 +47,9 @@ def test_quality_refuses_draws_that_were_not_averaged() -> None:
         quality(torch.full((3, 2, 2), 0.5), torch.tensor([0, 1, 0]))
 
 
-def test_entropy_and_disagreement() -> None:
-    opposed = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
-    unsure = torch.full((2, 1, 2), 0.5)
+def test_entropy() -> None:
     assert entropy(torch.full((10,), 0.1)).item() == pytest.approx(math.log(10))
     assert entropy(torch.tensor([1.0, 0.0])).item() == 0
-    assert disagreement(opposed).item() == pytest.approx(math.log(2))
-    assert disagreement(unsure).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_the_plain_network_has_the_same_data_and_budget() -> None:
@@ -120,7 +79,8 @@ def test_a_checkpoint_gives_the_same_ensemble(tmp_path: Path) -> None:
     cli = demo.fit("demo.yaml", tmp_path, SMALL)
     loaded = BayesianDigits.load_from_checkpoint(cli.trainer.checkpoint_callback.best_model_path, weights_only=True)
     x = torch.rand(3, 1, 8, 8)
-    assert torch.equal(ensemble_probabilities(loaded, x, 2), ensemble_probabilities(cli.model.cpu(), x, 2))
+    one, two = (model.predict_ensemble(x, 2, class_dim=-1).draws for model in (loaded, cli.model.cpu()))
+    assert torch.equal(one, two)
 
 
 def test_the_test_command_runs_on_the_grid(tmp_path: Path) -> None:

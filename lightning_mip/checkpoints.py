@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
 
 from lightning_mip.binding import written
 from lightning_mip.head_choice import head_config
@@ -16,6 +18,10 @@ from lightning_mip.space import HSpace
 
 # Attribute of the LightningModule that holds the hypernetwork, so the first part of its keys in checkpoints.
 CHILD = "hypernet"
+# Attribute of a HyperLightningModule that holds its network.
+PRIMARY = "primary"
+# Key of a HyperLightningModule's checkpoint: the arguments which no checkpoint can hold.
+GIVEN_AGAIN = "lightning_mip_given_again"
 # Of the training alone, some by callbacks of Lightning.
 _OF_TRAINING = (
     "callbacks",
@@ -40,7 +46,17 @@ def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def saved_hypernetwork(checkpoint: Mapping[str, Any]) -> tuple[HyperNetwork, str]:
-    """Rebuild the hypernetwork that a checkpoint of a run with the plug-in holds; returns it and its target."""
+    """Rebuild the hypernetwork that a checkpoint holds; returns it and the path of its network in the module."""
+    state = {k.removeprefix(f"{CHILD}."): v for k, v in checkpoint["state_dict"].items() if k.startswith(f"{CHILD}.")}
+    of_module = _of_module(checkpoint) if "_extra_state" in state else None
+    arguments, target = of_module or _of_plugin(checkpoint)
+    shapes = {name: torch.Size(shape) for name, shape in state["_extra_state"]["shapes"].items()}
+    hypernet = HyperNetwork(HSpace(state["_extra_state"]["h"]), shapes, **arguments)
+    hypernet.load_state_dict(state)
+    return hypernet.eval(), target
+
+
+def _of_plugin(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     states = checkpoint.get("callbacks", {}).values()
     own = next((s for s in states if isinstance(s, Mapping) and {"target", "h", "other_arguments"} <= set(s)), None)
     if own is None:
@@ -53,11 +69,42 @@ def saved_hypernetwork(checkpoint: Mapping[str, Any]) -> tuple[HyperNetwork, str
             f"The hypernetwork was made with {', '.join(own['other_arguments'])}, which the checkpoint cannot hold. "
             "Export from a Trainer that has loaded it, by validate(ckpt_path=...)."
         )
-    state = {k.removeprefix(f"{CHILD}."): v for k, v in checkpoint["state_dict"].items() if k.startswith(f"{CHILD}.")}
-    shapes = {name: torch.Size(shape) for name, shape in state["_extra_state"]["shapes"].items()}
-    hypernet = HyperNetwork(HSpace(own["h"]), shapes, **own["arguments"])
-    hypernet.load_state_dict(state)
-    return hypernet.eval(), own["target"]
+    return dict(own["arguments"]), own["target"]
+
+
+def _of_module(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """The same of a HyperLightningModule, whose arguments are among its hyperparameters; None if it is none."""
+    if GIVEN_AGAIN not in checkpoint:
+        return None
+    given = checkpoint.get("hyper_parameters", {}).get("hypernet", "what is no plain data")
+    if given is None:
+        return {}, PRIMARY
+    if isinstance(given, Mapping) and "class_path" in given:
+        ours = given["class_path"] in ("lightning_mip.HyperNetwork", "lightning_mip.hypernetwork.HyperNetwork")
+        given = dict(given.get("init_args", {})) if ours else given["class_path"]
+    if isinstance(given, Mapping):
+        arguments = {name: value for name, value in given.items() if name not in _NOT_OF_HYPERNETWORK}
+        arguments |= {name: _activation(value) for name, value in arguments.items() if name == "activation"}
+        if all(_is_plain(value) or name == "activation" for name, value in arguments.items()):
+            return arguments, PRIMARY
+        given = ", ".join(name for name, value in arguments.items() if not _is_plain(value))
+    raise ValueError(
+        f"The hypernetwork was made with {given}, which the checkpoint cannot hold. Export from the module itself: "
+        "export(module, h, ...), or, on the command line, with the run's --config."
+    )
+
+
+def _activation(config: Any) -> Any:
+    """Activations of PyTorch are classes that a config names."""
+    path = config.get("class_path", "") if isinstance(config, Mapping) else config
+    module, _, name = str(path).rpartition(".")
+    if module not in ("torch.nn", "torch.nn.modules.activation") or not hasattr(nn, name):
+        raise ValueError(
+            f"The hypernetwork was made with activation {path}, which is not of torch.nn. Export from the module "
+            "itself: export(module, h, ...), or, on the command line, with the run's --config."
+        )
+    arguments = config.get("init_args", {}) if isinstance(config, Mapping) else {}
+    return functools.partial(getattr(nn, name), **arguments)
 
 
 def plain_checkpoint(
@@ -85,6 +132,15 @@ def plain_checkpoint(
         for path, value in given.items():
             written(plain["hyper_parameters"], path.removeprefix("hparams."), value)
     return plain
+
+
+def start_from_plain(module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    """Let a checkpoint of a run without the plug-in load: theta0 starts there, the hypernetwork is new."""
+    hypernet = getattr(module, CHILD, None)
+    if hypernet is None or any(key.startswith(f"{prefix}{CHILD}.") for key in state_dict):
+        return
+    state_dict.update({f"{prefix}{CHILD}.{key}": value for key, value in hypernet.state_dict().items()})
+    rank_zero_info("The checkpoint is of a run without Hypernetize: theta0 starts from it, the hypernetwork is new.")
 
 
 def _weights(

@@ -1,0 +1,1 @@
+"""Does the hypernetwork do anything: measurements, verdicts, and the report of `diagnose`."""

@@ -1,0 +1,127 @@
+"""How far ``theta(h)`` moves in one optimizer step, against the plain network with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_mip.diagnosis.subject import Subject
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """One step of a fresh optimizer on one batch.
+
+    Attributes:
+        optimizer: its class.
+        lr: its learning rate.
+        plain: root mean square movement of a number of the plain network, in units of the learning rate.
+        hyper: the same of ``theta(h)``.
+        tensors: generated tensor -> how many times as far it moves as in the plain network; None if it stays there.
+    """
+
+    optimizer: str
+    lr: float
+    plain: float
+    hyper: float
+    tensors: dict[str, float | None]
+
+    @property
+    def factor(self) -> float | None:
+        """How many times as far ``theta(h)`` moves: the factor on the learning rate that training feels."""
+        return self.hyper / self.plain if self.plain else None
+
+
+def step_size(subject: Subject, h: Mapping[str, Tensor], batch: Any, make: MakeOptimizer | None, seed: int) -> StepSize:
+    """Take the step twice, each time on a copy: of the hypernetized module, and of the plain network for ``h``.
+
+    Args:
+        subject: the module; it is left as it is.
+        h: where.
+        batch: on which data.
+        make: makes the optimizer from parameters; None for the module's own ``configure_optimizers``.
+        seed: of random numbers in the step.
+    """
+    optimizer, plain = _moved(subject, h, batch, make, seed, plain=True)
+    _, hyper = _moved(subject, h, batch, make, seed, plain=False)
+    group = optimizer.param_groups[0]
+    lr = float(group["lr"])
+    if not lr:
+        raise ValueError("the learning rate of the optimizer's first group is 0.")
+    numbers = sum(tensor.numel() for tensor in plain.values())
+    by_tensor = {name: (float(hyper[name].norm()), float(plain[name].norm())) for name in plain}
+    of_hyper, of_plain = (sum(pair[k] ** 2 for pair in by_tensor.values()) ** 0.5 for k in (0, 1))
+    return StepSize(
+        optimizer=type(optimizer).__name__,
+        lr=lr,
+        plain=of_plain / numbers**0.5 / lr,
+        hyper=of_hyper / numbers**0.5 / lr,
+        tensors={name: moved / own if own else None for name, (moved, own) in by_tensor.items()},
+    )
+
+
+def _moved(
+    subject: Subject, h: Mapping[str, Tensor], batch: Any, make: MakeOptimizer | None, seed: int, *, plain: bool
+) -> tuple[Optimizer, dict[str, Tensor]]:
+    own = subject.copy()
+    injector = own.injector
+    with torch.no_grad():
+        before = {name: weight.clone() for name, weight in injector.weights(h).items()}
+        if plain:
+            with injector.paused():
+                for name, weight in before.items():
+                    injector.root.get_parameter(name).copy_(weight)
+    if plain:
+        for name in injector.frozen:
+            injector.root.get_parameter(name).requires_grad_(True)
+    optimizers = _optimizers(own, make)
+
+    def closure() -> Tensor:
+        torch.manual_seed(seed)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        with torch.enable_grad(), own.at(h), injector.paused() if plain else nullcontext():
+            loss = own.loss(batch)
+            loss.backward()
+        return loss
+
+    for optimizer in optimizers:
+        optimizer.step(closure)  # type: ignore[arg-type]
+    with torch.no_grad(), injector.paused():
+        parameters = {name: injector.root.get_parameter(name) for name in before}
+        after = parameters if plain else injector.weights(h)
+    return optimizers[0], {name: (after[name] - weight).detach().float() for name, weight in before.items()}
+
+
+def _optimizers(subject: Subject, make: MakeOptimizer | None) -> list[Optimizer]:
+    parameters = [*subject.injector.root.parameters(), *subject.injector.hypernet.parameters()]
+    trained = [p for p in dict.fromkeys(parameters) if p.requires_grad]
+    found = [make(trained)] if make is not None else list(_found(subject.module.configure_optimizers()))
+    if not found:
+        raise ValueError("configure_optimizers gives no optimizer.")
+    held = {id(p) for optimizer in found for group in optimizer.param_groups for p in group["params"]}
+    missing = [p for p in trained if id(p) not in held]
+    found[0].param_groups[0]["params"].extend(missing)  # as the plug-in does at the start of a run
+    for optimizer in found:
+        for group in optimizer.param_groups:
+            group["lr"] = group.get("initial_lr", group["lr"])  # not that of the first step of a warm-up
+    return found
+
+
+def _found(given: Any) -> Iterable[Optimizer]:
+    """The optimizers in whatever ``configure_optimizers`` returns."""
+    if isinstance(given, Optimizer):
+        yield given
+    elif isinstance(given, Mapping):
+        yield from _found(given.get("optimizer"))
+    elif isinstance(given, (list, tuple)):
+        for item in given:
+            yield from _found(item)
