@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,12 +106,12 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def shifted(labels: Tensor, h: Mapping[str, Tensor]) -> Tensor:
+def shifted(labels: Tensor, h: Sequence[Tensor]) -> Tensor:
     """Add to each digit what ``h`` says, a task in which h is everything.
 
     One component in [0, 1] adds 0 to 3; of several, each that is above its middle adds an odd number of its own.
     """
-    values = [float(value) for value in h.values()]
+    values = [float(value) for value in h]
     if len(values) == 1:
         return (labels + min(int(values[0] * SHIFTS), SHIFTS - 1)) % CLASSES
     return (labels + sum((2 * i + 1) * (value > 0.5) for i, value in enumerate(values))) % CLASSES

@@ -51,7 +51,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 RATES = {"adam": (1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1e-2), "sgd": (1e-3, 3e-3, 1e-2, 3e-2, 6e-2, 1e-1)}
 BATCH = 64
-TRUNKS = ((16, 2), (16, 16), (16, 64))
+TRUNKS = ((16, 2), (16, 32))
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def curve(setting: Setting, digits: Digits, seed: int, every: int | None = None)
 
     def loss(net: Any, batch: Any, h: Any) -> torch.Tensor:
         x, y = batch
-        return F.cross_entropy(net(x), shifted(y, h) if setting.shift else y)
+        return F.cross_entropy(net(x), shifted(y, [h[name] for name in space]) if setting.shift else y)
 
     grid = midpoints(space)
 
@@ -96,7 +96,7 @@ def curve(setting: Setting, digits: Digits, seed: int, every: int | None = None)
         right = []
         for h in grid if name != "plain" else grid[:1]:
             with variant.at(h) as net:
-                wanted = shifted(digits.y_test, h) if setting.shift else digits.y_test
+                wanted = shifted(digits.y_test, list(h.values())) if setting.shift else digits.y_test
                 right.append((net(digits.x_test).argmax(-1) == wanted).float().mean())
         return float(torch.stack(right).mean())
 
