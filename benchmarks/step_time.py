@@ -6,7 +6,8 @@
 Three primaries (ConvNet, ResNet-18 layout, U-Net), all of whose weights are generated from an h of one component, by
 this package with its defaults, by this package with HyperLight's sizes, and by HyperLight; each with torch's default
 Adam and with the fused one. All start from the same weights, see the same batch, and take their steps in turn, in one
-process or, with ``--apart``, in one each. A step is all of it: drawing h, generation, forward, backward, optimizer, clearing gradients.
+process or, with ``--apart``, in one each. A step is all of it: drawing h, generation, forward, backward, optimizer,
+clearing gradients.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Does a hypernetized network train at the learning rate of the plain one? Sensitivity to it, and what moves it.
 
     python -m benchmarks.update_matching lr --optimizer adam --out docs/benchmarks/matching_lr_adam.md
-    python -m benchmarks.update_matching depth|trunk|init|shifted|final --out ...
+    python -m benchmarks.update_matching depth|trunk|init|share|shifted|final --out ...
 
 Digits at 14 x 14 (4000 for training), deep networks all of whose weights are generated. In all studies but ``shifted``
 the labels do not depend on h, so that the plain network is the measure; in ``shifted`` they depend on nothing more.
@@ -9,7 +9,7 @@ the labels do not depend on h, so that the plain network is the measure; in ``sh
 * ``lr``: 12 convolutions without norm layers; six learning rates; plain, ours, published MIP, HyperLight.
 * ``depth``: 4 to 19 convolutions, and 12 with ways around them, BatchNorm or GroupNorm.
 * ``trunk``: last widths 8 to 256, depths of the trunk, dimensions of h.
-* ``init``: how large ``delta`` is at the start.
+* ``init``: how large ``delta`` is at the start. ``share``: how far the hypernetwork moves theta.
 * ``shifted``: three convolutions, labels shifted by h; learning rates and widths of the trunk.
 * ``final``: 12 plain convolutions and VGG-16's layers until they learn no more: accuracy, and steps to reach it.
 """
@@ -35,6 +35,7 @@ from benchmarks import tables
 from benchmarks.matching_tasks import NETWORKS, Digits, load, midpoints, shifted
 from benchmarks.training import stepper
 from benchmarks.variants import VARIANTS, installed
+from lightning_mip import matching
 
 PAPER = {"hidden_sizes": (16, 64, 128), "encoding_norm": "paper", "scale": "paper", "init": "fan_out"}
 # Name in the tables -> (variant, its options).
@@ -172,6 +173,17 @@ def init_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) 
     return [f"12 convolutions, {optimizer}", grid_table(rows, _rates((1e-3, 6e-3)), digits, seeds, "init")]
 
 
+def share_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) -> list[str]:
+    """The constant of the package itself, which is no argument."""
+    lines, rates, own = [], (1e-3, 3e-3, 6e-3), matching.SHARE
+    for share in (0.1, 0.3, 0.5, 1.0):
+        matching.SHARE = share
+        settings = [Setting("ours", optimizer=optimizer, lr=lr) for lr in rates]
+        lines.append([f"{share}", *(cell(finals(setting, digits, seeds)) for setting in settings)])
+    matching.SHARE = own
+    return [f"12 convolutions, {optimizer}", tables.table(["share", *_rates(rates)], lines)]
+
+
 def shifted_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) -> list[str]:
     """Labels that h shifts: by 0 to 3 with one component, eight regions with three."""
     rates = (1e-2, 3e-2) if optimizer == "sgd" else (1e-3, 3e-3)
@@ -207,7 +219,8 @@ def final_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str])
         header = ["trained by", "final accuracy", f"steps to {target:.3f}, each seed"]
         found = ", ".join(f"{accuracy:.3f} at {rate:g}" for rate, accuracy in rates.items())
         sections += [
-            f"{network}, {optimizer}, cosine decay from {lr:g}, the plain network's best ({found} with another seed)",
+            f"{network}, {optimizer}, {base.epochs} epochs, cosine decay from {lr:g}, the best rate of the plain network "
+            f"({found} with seed {seeds})",
             tables.table(header, lines),
         ]
     return sections
@@ -234,6 +247,7 @@ STUDIES = {
     "depth": depth_study,
     "trunk": trunk_study,
     "init": init_study,
+    "share": share_study,
     "shifted": shifted_study,
     "final": final_study,
 }
