@@ -219,7 +219,7 @@ def final_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str])
         header = ["trained by", "final accuracy", f"steps to {target:.3f}, each seed"]
         found = ", ".join(f"{accuracy:.3f} at {rate:g}" for rate, accuracy in rates.items())
         sections += [
-            f"{network}, {optimizer}, {base.epochs} epochs, cosine decay from {lr:g}, the best rate of the plain network "
+            f"{network}, {optimizer}, {base.epochs} epochs, cosine decay from {lr:g}, the plain network's best "
             f"({found} with seed {seeds})",
             tables.table(header, lines),
         ]
