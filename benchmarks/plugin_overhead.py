@@ -22,37 +22,9 @@ import torch
 from torch import Tensor, nn
 
 import lightning_mip as mip
+from benchmarks.primaries import resnet18
 
 ROUNDS = 200
-
-
-class Block(nn.Module):
-    """Two convolutions and a shortcut."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
-        return (y + self.shortcut(x)).relu()
-
-
-def resnet18(width: int = 4, classes: int = 10) -> nn.Module:
-    """The layers of a ResNet-18, of any width."""
-    widths = [width, 2 * width, 4 * width, 8 * width]
-    blocks, inputs = [], width
-    for stage, outputs in enumerate(widths):
-        blocks += [Block(inputs, outputs, 2 if stage else 1), Block(outputs, outputs, 1)]
-        inputs = outputs
-    stem = [nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
 
 
 class Classifier(L.LightningModule):
@@ -61,7 +33,7 @@ class Classifier(L.LightningModule):
     def __init__(self, smoothing: float = 0.1) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.net = resnet18()
+        self.net = resnet18(width=4, small_images=False)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

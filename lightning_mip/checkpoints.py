@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_mip.binding import written
+from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.space import HSpace
 
@@ -39,6 +40,8 @@ def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Those arguments of a hypernetwork that a checkpoint can hold, and the names of the others."""
     own = {name: value for name, value in arguments.items() if name not in _NOT_OF_HYPERNETWORK}
     plain = {name: value for name, value in own.items() if _is_plain(value)}
+    if "head" in own:
+        plain["head"] = head_config(own["head"])
     return {"arguments": plain, "other_arguments": [name for name in own if name not in plain]}
 
 
@@ -82,9 +85,10 @@ def _of_module(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], str] | No
     if isinstance(given, Mapping):
         arguments = {name: value for name, value in given.items() if name not in _NOT_OF_HYPERNETWORK}
         arguments |= {name: _activation(value) for name, value in arguments.items() if name == "activation"}
-        if all(_is_plain(value) or name == "activation" for name, value in arguments.items()):
+        unknown = [name for name in arguments if name not in ("activation", "head") and not _is_plain(arguments[name])]
+        if not unknown:
             return arguments, PRIMARY
-        given = ", ".join(name for name, value in arguments.items() if not _is_plain(value))
+        given = ", ".join(unknown)
     raise ValueError(
         f"The hypernetwork was made with {given}, which the checkpoint cannot hold. Export from the module itself: "
         "export(module, h, ...), or, on the command line, with the run's --config."

@@ -1,19 +1,81 @@
-"""Heads: the map from the trunk's features to all generated tensors at once."""
+"""Heads: the map from the trunk's features to all generated tensors; here what they share, and the full head."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+Init = str | Mapping[str, float]
+Family = Literal["adam", "sgd"]
 
 # Columns of one block of the full head. Blocks of this size keep each gradient below malloc's mmap threshold, which
 # page-faults larger ones anew at every step: on CPU that halves the cost of a training step.
 BLOCK = 32_768
 
 
-class FullHead(nn.Module):
+class Head(nn.Module, ABC):
+    """What a hypernetwork asks of its head.
+
+    A head is called with features scaled for the optimizer: of L1 norm about 1 for the ``adam`` family (each number
+    moves by about the learning rate ``lr``), of L2 norm about 1 for the ``sgd`` family. One step then moves each
+    generated number by about ``lr``, respectively by ``lr`` times its gradient, as it would move a parameter.
+
+    Attributes:
+        shapes: name -> shape of each generated tensor.
+    """
+
+    shapes: dict[str, torch.Size]
+
+    @property
+    @abstractmethod
+    def kinds(self) -> dict[str, str]:
+        """Name -> how the tensor is generated: ``full``, ``LowRank(rank=4)``, ..."""
+
+    @abstractmethod
+    def initialize(self, init: Init) -> None:
+        """Draw the weights anew: ``fan_out``, ``zero``, or name -> norm of each tensor for features of norm 1."""
+
+    @abstractmethod
+    def silence(self, name: str, row: int) -> None:
+        """Make one row of a generated matrix zero; it stays so if the network sends it no gradient."""
+
+    @abstractmethod
+    def multiply(self, factors: Mapping[str, float]) -> None:
+        """Multiply each generated tensor by its factor from now on."""
+
+    @abstractmethod
+    def match(self, family: Family) -> None:
+        """Fit the sizes of the weights to a family of optimizers, before training; what is generated stays the same."""
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Generate all tensors, each of shape ``(batch, *shape)``, from features of shape ``(batch, features)``."""
+
+
+class HeadSpec(ABC):
+    """A kind of head and its sizes, as plain data: a frozen dataclass."""
+
+    @abstractmethod
+    def covers(self, shape: torch.Size) -> bool:
+        """Whether this kind generates a tensor of this shape with fewer numbers than the full head."""
+
+    @abstractmethod
+    def make(self, features: int, shapes: Mapping[str, torch.Size], init: Init = "fan_out") -> Head:
+        """Make the head for tensors that it covers."""
+
+    def config(self) -> dict[str, Any]:
+        """Describe the head in plain data, as a LightningCLI config does."""
+        arguments = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {"class_path": f"lightning_mip.{type(self).__name__}", "init_args": arguments}
+
+
+class FullHead(Head):
     """One linear map from features to every generated number.
 
     It is a flat ``Linear`` stored in blocks of shape ``(features, columns)``. The flat form (against one layer per
@@ -27,12 +89,7 @@ class FullHead(nn.Module):
     """
 
     def __init__(
-        self,
-        features: int,
-        shapes: Mapping[str, torch.Size],
-        *,
-        bias: bool = False,
-        init: str | Mapping[str, float] = "fan_out",
+        self, features: int, shapes: Mapping[str, torch.Size], *, bias: bool = False, init: Init = "fan_out"
     ) -> None:
         super().__init__()
         self.shapes = dict(shapes)
@@ -43,27 +100,32 @@ class FullHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(total)) if bias else None
         self.initialize(init)
 
-    def initialize(self, init: str | Mapping[str, float]) -> None:
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Every tensor is ``full``."""
+        return dict.fromkeys(self.shapes, "full")
+
+    def initialize(self, init: Init) -> None:
         """Draw the weights anew: Kaiming fan-out per generated tensor, so that each one's norm is that of the features.
 
         A Kaiming fan-out over the flat map would instead make a tensor's scale depend on the size of all others
         (MIP, ICLR 2024, initialisation; gain 1 as the map is linear).
         """
-        if init == "zero":
-            norms = dict.fromkeys(self.shapes, 0.0)
-        elif init == "fan_out":
-            norms = dict.fromkeys(self.shapes, 1.0)
-        elif isinstance(init, Mapping):
-            norms = dict(init)
-        else:
-            raise ValueError(f"init is {init!r}, expected 'fan_out', 'zero', or a ratio ||delta|| / ||theta0|| > 0.")
+        norms = wanted_norms(init, self.shapes)
         if any(block.is_meta for block in self.blocks):
             return
-        scales = torch.tensor([norms[name] / math.sqrt(max(shape.numel(), 1)) for name, shape in self.shapes.items()])
-        columns = scales.repeat_interleave(torch.tensor(self.sizes)).split([block.shape[1] for block in self.blocks])
         with torch.no_grad():
-            for block, scale in zip(self.blocks, columns, strict=True):
-                block.normal_().mul_(scale.to(block))
+            for block in self.blocks:
+                block.normal_()
+        self.multiply({name: norms[name] / math.sqrt(max(shape.numel(), 1)) for name, shape in self.shapes.items()})
+
+    def multiply(self, factors: Mapping[str, float]) -> None:
+        """Multiply each generated tensor by its factor from now on."""
+        flat = torch.tensor([factors[name] for name in self.shapes], dtype=torch.float64, device="cpu")
+        columns = flat.repeat_interleave(torch.tensor(self.sizes, device="cpu"))
+        with torch.no_grad():
+            for block, part in zip(self.blocks, columns.split([b.shape[1] for b in self.blocks]), strict=True):
+                block.mul_(part.to(block))
 
     def silence(self, name: str, row: int) -> None:
         """Make one row of a generated matrix zero; it stays so if the network sends it no gradient."""
@@ -73,6 +135,10 @@ class FullHead(nn.Module):
         with torch.no_grad():
             for start, block in zip(range(0, sum(self.sizes), BLOCK), self.blocks, strict=True):
                 block[:, max(low - start, 0) : max(low + shape[1] - start, 0)] = 0
+
+    def match(self, family: Family) -> None:
+        """Nothing to do: one map moves as the contract of the features says."""
+        check_family(family)
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Generate all tensors.
@@ -91,3 +157,35 @@ class FullHead(nn.Module):
             name: part.reshape(len(features), *shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
+
+
+def wanted_norms(init: Init, names: Iterable[str]) -> dict[str, float]:
+    """Name -> norm that each generated tensor starts with, for features of norm 1."""
+    if init == "zero":
+        return dict.fromkeys(names, 0.0)
+    if init == "fan_out":
+        return dict.fromkeys(names, 1.0)
+    if isinstance(init, Mapping):
+        return {name: init[name] for name in names}
+    raise ValueError(f"init is {init!r}, expected 'fan_out', 'zero', or a ratio ||delta|| / ||theta0|| > 0.")
+
+
+def check_family(family: str) -> None:
+    """Raise ValueError for an unknown family of optimizers."""
+    if family not in ("adam", "sgd"):
+        raise ValueError(f"family is {family!r}, expected 'adam' or 'sgd'.")
+
+
+def spread(family: Family, inner: int, outer: int) -> float:
+    """Standard deviation of the numbers of a factor ``D`` of shape (inner, outer), in ``delta = U D``.
+
+    It makes a step move ``delta`` by what the contract of `Head` says, as long as ``U`` is small, where the step of
+    ``U`` is the one that counts.
+
+    Under Adam each number of ``U`` moves by ``lr``, with a sign that is almost independent of a single number of ``D``,
+    so one of ``delta`` moves by about ``lr * ||D[:, j]||_2``: columns of ``D`` have norm 1. (It moves by
+    ``lr * ||D[:, j]||_1`` only where all signs agree; norm 1 of this kind would make the steps smaller by the root of
+    ``inner``.) Under SGD ``delta`` moves by ``-lr * G D^T D`` for its gradient ``G``: rows of ``D`` have norm 1, and as
+    they are almost orthogonal, this is the projection of the plain step on their span, and stable where that is.
+    """
+    return 1 / math.sqrt(inner if family == "adam" else outer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ def hypernetize(
     *,
     include: Patterns = "*",
     exclude: Patterns = (),
-    hypernet: HyperNetwork | None = None,
+    hypernet: HyperNetwork | Callable[[HSpace, dict[str, torch.Size]], HyperNetwork] | None = None,
     force: bool = False,
     **arguments: Any,
 ) -> HyperNetwork:
@@ -40,7 +40,8 @@ def hypernetize(
         h: component name -> prior, or an `HSpace`.
         include: what to generate: globs on names of parameters or modules (``"encoder.*"``), module types, parameters.
         exclude: what to leave out, in the same forms.
-        hypernet: a `HyperNetwork` made before, for the same space and parameters.
+        hypernet: something called with (space, shapes) that makes one (`HyperNetwork.paper`), or a `HyperNetwork` made
+            before for the same space and parameters.
         force: attach even if training would not fit in memory.
         **arguments: arguments of `HyperNetwork`.
 
@@ -64,7 +65,7 @@ def hypernetize(
     theta0 = {name: module.get_parameter(name) for name in names}
     shapes = {name: parameter.shape for name, parameter in theta0.items()}
     # What is given as a module cannot be made anew.
-    recipe = arguments if hypernet is None and arguments.get("trunk") is None else None
+    recipe = None if isinstance(hypernet, HyperNetwork) or arguments.get("trunk") is not None else hypernet or arguments
     if hypernet is None:
         if not force:
             _check_memory(space, theta0, arguments)
@@ -72,6 +73,7 @@ def hypernetize(
         hypernet.initialize_ratio(theta0)
         _silence_padding(module, names, hypernet)
     else:
+        hypernet = _made(hypernet, space, shapes)
         _check_fits(hypernet, space, shapes, arguments)
     first = next(iter(theta0.values()))
     hypernet.to(device=first.device, dtype=_dtype(theta0))
@@ -178,7 +180,10 @@ def summary(module: nn.Module, h: Priors | None = None, **arguments: Any) -> Sum
         if hypernet is None:
             report = _plan(space, theta0, arguments)
         else:
-            _check_fits(hypernet, space, {name: parameter.shape for name, parameter in theta0.items()}, arguments)
+            shapes = {name: parameter.shape for name, parameter in theta0.items()}
+            with torch.device("meta"):
+                hypernet = _made(hypernet, space, shapes)
+            _check_fits(hypernet, space, shapes, arguments)
             report = summarize(hypernet)
     print(report)
     return report
@@ -192,6 +197,15 @@ def _plan(space: HSpace, theta0: Mapping[str, Tensor], arguments: dict[str, Any]
         return summarize(HyperNetwork(space, shapes, **arguments).to(_dtype(theta0)))
 
 
+def _made(hypernet: Any, space: HSpace, shapes: dict[str, torch.Size]) -> HyperNetwork:
+    if isinstance(hypernet, HyperNetwork):
+        return hypernet
+    made = hypernet(space, shapes)
+    if not isinstance(made, HyperNetwork):
+        raise TypeError(f"hypernet made {type(made).__name__}, expected something that makes a HyperNetwork.")
+    return made
+
+
 def _dtype(theta0: Mapping[str, Tensor]) -> torch.dtype:
     """The hypernetwork's own: that of the primary, but not below single precision."""
     return torch.promote_types(next(iter(theta0.values())).dtype, torch.float32)
@@ -203,8 +217,8 @@ def _check_memory(space: HSpace, theta0: Mapping[str, Tensor], arguments: dict[s
     if available is not None and report.training_bytes > available:
         raise MemoryError(
             f"{report}\nTraining this hypernetwork takes {report.training_bytes / 2**30:.1f} GiB, the device has "
-            f"{available / 2**30:.1f} GiB. Generate less (include=, exclude=), make the last of hidden_sizes smaller, "
-            "or pass force=True."
+            f"{available / 2**30:.1f} GiB. Generate less (include=, exclude=, head=LowRank(4)), make the last of "
+            "hidden_sizes smaller, or pass force=True."
         )
 
 

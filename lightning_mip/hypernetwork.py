@@ -11,10 +11,13 @@ from torch.distributions import Distribution
 from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_mip.encodings import check_encoding, encode
-from lightning_mip.heads import FullHead
+from lightning_mip.head_choice import HeadChoice, make_head
+from lightning_mip.heads import Family
+from lightning_mip.matching import Matched, family_of, matched_scale
 from lightning_mip.priors import Prior
 from lightning_mip.space import HSpace
 
+_DRAWS = 64  # of h, over which the size of the trunk's features is measured
 Priors = HSpace | Mapping[str, Prior | Distribution | Mapping[str, Any]]
 
 # Gains that keep the norm through a layer; the smooth relatives of ReLU share its gain (as the authors do).
@@ -25,23 +28,37 @@ class HyperNetwork(nn.Module):
     """Generates the change ``delta(h)`` of a primary network's parameters: ``theta(h) = theta0 + s V f(E(h))``.
 
     Source: MIP (ICLR 2024). ``E`` is the constant-norm input encoding, ``f`` the trunk, ``V`` the bias-free head, and
-    ``theta0`` the primary's own parameters (the output encoding), which stay in the primary. With
-    ``residual=False, encoding="none"`` it is the paper's default hypernetwork.
+    ``theta0`` the primary's own parameters (the output encoding), which stay in the primary. Unlike in the paper, ``f``
+    is normalized and ``s`` is such that the primary trains at the learning rate that it has as a plain network
+    (``scale``); `paper` makes the published form. ``residual=False, encoding="none"`` is the paper's default
+    hypernetwork.
 
     Args:
         space: the priors of ``h``.
         shapes: parameter name -> shape, what to generate.
-        hidden_sizes: widths of the trunk's layers; the last one is the number of basis vectors in weight space.
+        hidden_sizes: widths of the trunk's layers; the last one is the number of basis vectors in weight space, which
+            memory and time depend on. By default 8 and 4 for each number of the encoding, at most 128: 16 and 8 for one
+            continuous component.
         activation: class of the trunk's activation.
         norm: normalisation of the trunk: None, ``batch`` (needs several ``h`` per step), ``layer`` or ``weight``.
         dropout: dropout probability in the trunk.
-        head: ``full``: one linear map to all generated numbers.
+        head: ``full``, one linear map to all generated numbers; `LowRank`; `Chunked`; or glob on names of parameters or
+            modules -> one of these (``{"*.weight": LowRank(4), "*": "full"}``): the first match wins, and every tensor
+            needs one.
         encoding: ``mip``, ``z|1-z`` or ``none``.
         encoding_norm: ``unit``, or ``paper`` for the published norm sqrt(D) of D components.
         residual: generate a change to theta0; False generates the weights themselves, by a head with bias.
         init: ``fan_out`` (Kaiming, per generated tensor), ``zero`` (the network starts as theta0), or a ratio
             ``||delta|| / ||theta0||``, which `hypernetize` applies to the primary's parameters.
+        scale: ``matched``: the learning rate of the plain network is right; ``paper``: features enter the head as they
+            are, so that theta moves some times as far as the learning rate says. By default ``matched``, but ``paper``
+            where one of the two encodings is left out, as the ablations of the paper do.
         trunk: a module of your own instead of the MLP; it maps ``(batch, encoding)`` to ``(batch, features)``.
+
+    Attributes:
+        width: of the features, the number of basis vectors in weight space.
+        scaling: what normalizes and scales the features, fitted to optimizers such as Adam until `match` is called;
+            None in the published form.
 
     >>> from lightning_mip import HSpace, Uniform
     >>> hyper = HyperNetwork(HSpace({"lam": Uniform(0, 1)}), {"weight": torch.Size([3, 2])})
@@ -53,36 +70,49 @@ class HyperNetwork(nn.Module):
         self,
         space: Priors,
         shapes: Mapping[str, torch.Size],
-        hidden_sizes: Sequence[int] = (16, 64, 128),
+        hidden_sizes: Sequence[int] | None = None,
         activation: Callable[[], nn.Module] = nn.LeakyReLU,
         norm: Literal["batch", "layer", "weight"] | None = None,
         dropout: float = 0.0,
-        head: Literal["full"] = "full",
+        head: HeadChoice = "full",
         encoding: Literal["mip", "z|1-z", "none"] = "mip",
         encoding_norm: Literal["unit", "paper"] = "unit",
         residual: bool = True,
         init: Literal["fan_out", "zero"] | float = "fan_out",
+        scale: Literal["matched", "paper"] | None = None,
         trunk: nn.Module | None = None,
     ) -> None:
         super().__init__()
         check_encoding(encoding, encoding_norm)
-        if head != "full":
-            raise ValueError(f"head is {head!r}, expected 'full'.")
         if not shapes:
             raise ValueError("shapes is empty, expected at least one tensor to generate.")
         self.space = space if isinstance(space, HSpace) else HSpace(space)
         self.shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
         self.encoding, self.encoding_norm = encoding, encoding_norm
         self.residual = residual
-        self.scale = 1.0
         self.init = init
         with torch.device("cpu"):  # also where a size report builds the rest on the meta device
-            width = self.encode(self.space.center()).shape[-1]
+            inputs = self.encode(self.space.center()).shape[-1]
         # An empty nn.Sequential is a trunk too, but false.
-        self.trunk = _mlp(width, tuple(hidden_sizes), activation, norm, dropout) if trunk is None else trunk
-        self.head = FullHead(
-            _output_width(self.trunk, width), self.shapes, bias=not residual, init=_head_init(init, residual)
-        )
+        sizes = (min(8 * inputs, 128), min(4 * inputs, 128)) if hidden_sizes is None else tuple(hidden_sizes)
+        self.trunk = _mlp(inputs, sizes, activation, norm, dropout) if trunk is None else trunk
+        self.width = _output_width(self.trunk, inputs)
+        self.head = make_head(head, self.width, self.shapes, bias=not residual, init=_head_init(init, residual))
+        self.family: Family = "adam"
+        self.scaling = Matched() if _is_matched(scale, encoding, residual) else None
+        self._fit_scale()
+
+    @classmethod
+    def paper(cls, space: Priors, shapes: Mapping[str, torch.Size], **arguments: Any) -> HyperNetwork:
+        """Make the published MIP hypernetwork (and HyperLight's): 16-64-128, unscaled, encodings of norm sqrt(D).
+
+        Args:
+            space: the priors of ``h``.
+            shapes: parameter name -> shape, what to generate.
+            **arguments: those of `HyperNetwork`, to differ from it.
+        """
+        published = {"hidden_sizes": (16, 64, 128), "encoding_norm": "paper", "scale": "paper", "init": "fan_out"}
+        return cls(space, shapes, **{**published, **arguments})
 
     def encode(self, h: Mapping[str, Any]) -> Tensor:
         """Encode ``h`` as this hypernetwork does, shape ``(*batch, features)``."""
@@ -104,8 +134,6 @@ class HyperNetwork(nn.Module):
         # Half precision would round away the norm and cast a head far larger than the product it computes.
         with torch.autocast(weight.device.type, enabled=False):
             tensors: dict[str, Tensor] = self.head(self._features(encoded.to(weight)))
-        if self.scale != 1.0:
-            tensors = {name: tensor * self.scale for name, tensor in tensors.items()}
         return tensors if encoded.ndim > 1 else {name: tensor.squeeze(0) for name, tensor in tensors.items()}
 
     def _features(self, encoded: Tensor) -> Tensor:
@@ -116,12 +144,40 @@ class HyperNetwork(nn.Module):
                 "use norm='layer' or norm='weight'."
             )
         features: Tensor = self.trunk(batch)
-        return features
+        return features if self.scaling is None else self.scaling(features)
+
+    def match(self, optimizer: torch.optim.Optimizer) -> None:
+        """Fit the scale to the optimizer, such that theta moves at the learning rate of the plain network.
+
+        Under Lightning this happens by itself. In a training loop of your own call it before the first step with SGD;
+        Adam and its relatives need no call. What is generated stays the same.
+        """
+        family = family_of(optimizer)
+        if self.scaling is None or family == self.family:
+            return
+        before, self.family = self.scale, family
+        self._fit_scale()
+        self.head.match(family)
+        self.head.multiply(dict.fromkeys(self.shapes, before / self.scale))
+
+    @property
+    def scale(self) -> float:
+        """``s``; 1 in the published form."""
+        return 1.0 if self.scaling is None else float(self.scaling.scale)
+
+    def _fit_scale(self) -> None:
+        if self.scaling is None or self.scaling.scale.is_meta:
+            return
+        with torch.device("cpu"):
+            encoded = self.encode(self.space.sample(seed=0, step=0, n=_DRAWS))
+        self.scaling.scale.fill_(matched_scale(_in_evaluation(self.trunk, encoded), self.family))
 
     def initialize_ratio(self, theta0: Mapping[str, Tensor]) -> None:
         """Scale the head so that ``||delta||`` is about ``init`` times ``||theta0||``, tensor by tensor."""
         if isinstance(self.init, (int, float)):
-            self.head.initialize({name: self.init * float(theta0[name].detach().norm()) for name in self.shapes})
+            # Normalized features have this norm; the trunk's own start near 1.
+            norm = 1.0 if self.scaling is None else self.scale * self.width**0.5
+            self.head.initialize({n: self.init * float(theta0[n].detach().norm()) / norm for n in self.shapes})
 
     def get_extra_state(self) -> dict[str, Any]:
         """What the weights were trained for, in plain data, so that loading them elsewhere is an error."""
@@ -130,12 +186,17 @@ class HyperNetwork(nn.Module):
             "encoding": [self.encoding, self.encoding_norm],
             "trunk": [type(layer).__name__ for layer in self.trunk.modules()],
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "head": self.head.kinds,
+            "scale": ["paper" if self.scaling is None else "matched"],
+            "family": self.family,
         }
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Compare a checkpoint's space and primary with this one's; raise ValueError where they differ."""
         mine = self.get_extra_state()
-        for key, what in (("h", "component"), ("shapes", "generated tensor")):
+        # What older checkpoints lack: there was no other head and no other scale.
+        state = {"head": dict.fromkeys(state["shapes"], "full"), "scale": ["paper"], "family": "adam", **state}
+        for key, what in (("h", "component"), ("shapes", "generated tensor"), ("head", "the head of")):
             names = [*mine[key], *(name for name in state[key] if name not in mine[key])]
             differing = [name for name in names if mine[key].get(name) != state[key].get(name)]
             if differing:
@@ -154,17 +215,20 @@ class HyperNetwork(nn.Module):
                     "The checkpoint is of another hypernetwork: its generated tensors come in another order, with "
                     f"{theirs!r} where {ours!r} is here. Build the same one first."
                 )
-        for key in ("encoding", "trunk"):
+        for key in ("encoding", "trunk", "scale"):
             if list(mine[key]) != list(state[key]):
                 raise ValueError(
                     f"The checkpoint is of another hypernetwork: its {key} is {list(state[key])}, here it is "
                     f"{mine[key]}. Build the same one first."
                 )
+        self.family = state["family"]
 
 
 def _describe(value: Any) -> str:
     if value is None:
         return "absent"
+    if isinstance(value, str):
+        return value
     if isinstance(value, Mapping):
         arguments = ", ".join(
             f"{name}={_describe(item) if isinstance(item, Mapping) else item}"
@@ -182,21 +246,37 @@ def _head_init(init: str | float, residual: bool) -> str | Mapping[str, float]:
     return "fan_out"
 
 
+def _is_matched(scale: str | None, encoding: str, residual: bool) -> bool:
+    if scale not in (None, "matched", "paper"):
+        raise ValueError(f"scale is {scale!r}, expected 'matched' or 'paper'.")
+    if scale == "matched" and not residual:
+        raise ValueError(
+            "scale is 'matched' with residual=False, but without theta0 there is no learning rate of its own to match; "
+            "expected scale='paper'."
+        )
+    return scale == "matched" or (scale is None and residual and encoding == "mip")
+
+
 def _output_width(trunk: nn.Module, width: int) -> int:
-    parameter = next(trunk.parameters(), None)
-    probe = torch.zeros(1, width) if parameter is None else parameter.new_zeros(1, width)
-    modes = [(module, module.training) for module in trunk.modules()]
     try:
-        with torch.no_grad():
-            features = trunk.eval()(probe)
+        features = _in_evaluation(trunk, torch.zeros(1, width))
     except RuntimeError as error:
         raise ValueError(f"trunk does not take an encoded h of shape (1, {width}): {error}") from error
-    finally:
-        for module, training in modes:
-            module.training = training
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise ValueError(f"trunk maps (1, {width}) to {features!r}, expected a tensor of shape (1, features).")
     return features.shape[1]
+
+
+def _in_evaluation(trunk: nn.Module, encoded: Tensor) -> Any:
+    """Run the trunk as in evaluation, on its own device, and leave it in the mode it was in."""
+    parameter = next(trunk.parameters(), None)
+    modes = [(module, module.training) for module in trunk.modules()]
+    try:
+        with torch.no_grad():
+            return trunk.eval()(encoded if parameter is None else encoded.to(parameter))
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _mlp(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,11 +22,13 @@ class Summary:
         shapes: generated tensor -> shape.
         parameters: number of parameters of the hypernetwork.
         weight_bytes: bytes of these parameters.
+        heads: generated tensor -> the head that generates it.
     """
 
     shapes: dict[str, torch.Size]
     parameters: int
     weight_bytes: int
+    heads: dict[str, str] = field(default_factory=dict)
 
     @property
     def generated(self) -> int:
@@ -40,10 +42,14 @@ class Summary:
 
     def __str__(self) -> str:
         width = max(len("generated tensor"), *map(len, self.shapes))
-        lines = [f"{'generated tensor':<{width}}  {'shape':>18}  {'numbers':>12}  {'share':>6}"]
+        several = {*self.heads.values()} - {"full"}
+        lines = [
+            f"{'generated tensor':<{width}}  {'shape':>18}  {'numbers':>12}  {'share':>6}{'  head' if several else ''}"
+        ]
         for name, shape in self.shapes.items():
             share = shape.numel() / max(self.generated, 1)
-            lines.append(f"{name:<{width}}  {tuple(shape)!s:>18}  {shape.numel():>12,}  {share:>6.1%}")
+            head = f"  {self.heads[name]}" if several else ""
+            lines.append(f"{name:<{width}}  {tuple(shape)!s:>18}  {shape.numel():>12,}  {share:>6.1%}{head}")
         lines.append(f"{'all':<{width}}  {'':>18}  {self.generated:>12,}  {1:>6.1%}")
         lines.append(
             f"hypernetwork: {self.parameters:,} parameters; training takes {self.training_bytes / _MIB:,.1f} MiB "
@@ -60,6 +66,7 @@ def summarize(hypernet: HyperNetwork) -> Summary:
         hypernet.shapes,
         sum(parameter.numel() for parameter in parameters),
         sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        hypernet.head.kinds,
     )
 
 

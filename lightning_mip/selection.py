@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
@@ -41,11 +41,17 @@ def select(module: nn.Module, include: Patterns, exclude: Patterns) -> dict[str,
     chosen = {name: group for name, group in groups.items() if name in included - excluded}
     if not chosen:
         raise ValueError(
-            f"include={include!r} without exclude={exclude!r} leaves no parameter; there are {_listing(groups)}."
+            f"include={include!r} without exclude={exclude!r} leaves no parameter; {there_are('', groups)}"
         )
     for name in chosen:
         _check_generable(module, name)
     return chosen
+
+
+def matches_glob(pattern: str, name: str) -> bool:
+    """Whether a glob names a parameter, or a module around it."""
+    pattern = pattern.replace("_orig_mod.", "")
+    return any(fnmatch.fnmatchcase(path, pattern) for path in (name, *_owners(name)))
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -59,7 +65,8 @@ def _matched(module: nn.Module, groups: dict[str, list[str]], argument: str, pat
     for pattern in _several(patterns):
         hits = {name for name, group in groups.items() if _matches(module, pattern, group)}
         if not hits and not (argument == "include" and pattern == "*"):
-            raise ValueError(_nothing(argument, pattern, groups))
+            shown = repr(pattern) if isinstance(pattern, str) else getattr(pattern, "__name__", "the given parameter")
+            raise ValueError(f"{argument}={shown} matches no parameter; {there_are(pattern, groups)}")
         found |= hits
     return found
 
@@ -75,8 +82,7 @@ def _matches(module: nn.Module, pattern: Pattern, names: list[str]) -> bool:
     if isinstance(pattern, type):
         return any(isinstance(module.get_submodule(path), pattern) for name in names for path in _owners(name))
     if isinstance(pattern, str):
-        pattern = pattern.replace("_orig_mod.", "")
-        return any(fnmatch.fnmatchcase(path, pattern) for name in names for path in (name, *_owners(name)))
+        return any(matches_glob(pattern, name) for name in names)
     raise TypeError(f"pattern {pattern!r}: expected a glob such as 'encoder.*', a module type or a parameter.")
 
 
@@ -86,18 +92,19 @@ def _owners(name: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(len(parts))]
 
 
-def _nothing(argument: str, pattern: Pattern, groups: dict[str, list[str]]) -> str:
-    shown = repr(pattern) if isinstance(pattern, str) else getattr(pattern, "__name__", "the given parameter")
+def there_are(pattern: Pattern, groups: Mapping[str, Iterable[str]]) -> str:
+    """The end of an error message: what exists (first name -> all names), and what a glob was perhaps meant to be."""
     paths = [path for names in groups.values() for name in names for path in (*_owners(name), name)]
     known = {path.lower(): path for path in paths if path}
     wanted = pattern.lower().rstrip(".*") if isinstance(pattern, str) else ""
     close = difflib.get_close_matches(wanted, known, n=1)
     hint = f" Did you mean {known[close[0]]!r}?" if close else ""
-    return f"{argument}={shown} matches no parameter; there are {_listing(groups)}.{hint}"
+    return f"there are {listing(groups)}.{hint}"
 
 
-def _listing(groups: Iterable[str]) -> str:
-    names = list(groups)
+def listing(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 

@@ -171,6 +171,7 @@ def main(folder: Path) -> None:
         "sobol": train(folder, callbacks=[mip.SampleH(strategy="sobol")]),
         "recomputed": train(folder, primary=Recomputing),
         "without theta0": train(folder, hypernet={**SMALL, "residual": False}),
+        "heads": train(folder, hypernet={**SMALL, "head": {"first": mip.LowRank(1), "*": mip.Chunked(4, 1)}}),
         "draws": train(folder, draws_per_batch=2),
         "resumed": resumed(folder),
         "evaluated": evaluated(folder),

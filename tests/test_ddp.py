@@ -49,7 +49,7 @@ def assert_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None
         assert torch.equal(one[name], other[name]), name
 
 
-RUNS = ["plain", "same", "sobol", "recomputed", "without theta0", "draws"]
+RUNS = ["plain", "same", "sobol", "recomputed", "without theta0", "heads", "draws"]
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -395,13 +395,13 @@ def test_a_hypernetwork_that_does_not_fit_is_refused_with_its_sizes(monkeypatch:
         "bias                           (40,)            40    1.0%\n"
         "all                                          4,040  100.0%\n"
         "hypernetwork: 526,576 parameters; training takes 8.0 MiB (weights 2.0, gradients 2.0, Adam 4.0)\n"
-        "Training this hypernetwork takes 0.0 GiB, the device has 0.0 GiB. Generate less (include=, exclude=), make "
-        "the last of hidden_sizes smaller, or pass force=True."
+        "Training this hypernetwork takes 0.0 GiB, the device has 0.0 GiB. Generate less (include=, exclude=, "
+        "head=LowRank(4)), make the last of hidden_sizes smaller, or pass force=True."
     )
     with pytest.raises(MemoryError, match=exactly(text)):
-        mip.hypernetize(net, LAM)
+        mip.hypernetize(net, LAM, hidden_sizes=(16, 64, 128))
     assert not injectors(net)
-    assert mip.hypernetize(net, LAM, force=True).shapes
+    assert mip.hypernetize(net, LAM, hidden_sizes=(16, 64, 128), force=True).shapes
 
 
 def test_memory_of_unknown_size_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

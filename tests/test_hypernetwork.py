@@ -21,9 +21,10 @@ POWERS = [1.0, 0.5, 0.25, 2.0**-20]
 
 
 def make(space: Any = LAM, shapes: Any = None, seed: int = 0, **arguments: Any) -> HyperNetwork:
-    """A hypernetwork in double precision, the same weights at every call."""
+    """A published hypernetwork in double precision, the same weights at every call."""
     torch.manual_seed(seed)
-    return HyperNetwork(space, shapes or SHAPES, **{"hidden_sizes": (16, 64, 128), **arguments}).double()
+    published = {"hidden_sizes": (16, 64, 128), "scale": "paper"}
+    return HyperNetwork(space, shapes or SHAPES, **{**published, **arguments}).double()
 
 
 def small(space: Any = LAM, shapes: Any = None, **arguments: Any) -> HyperNetwork:
@@ -298,14 +299,6 @@ def test_autocast_does_not_round_generated_weights() -> None:
     assert torch.equal(found, expected)
 
 
-@torch.no_grad()
-def test_the_scale_multiplies_the_change() -> None:
-    hyper = small()
-    before = flat(hyper({"lam": 0.3}))
-    hyper.scale = 0.25
-    assert torch.equal(flat(hyper({"lam": 0.3})), 0.25 * before)
-
-
 @pytest.mark.parametrize("encoding", ["mip", "z|1-z", "none"])
 def test_encode_gives_what_the_trunk_sees(encoding: Any) -> None:
     space = HSpace({"lam": Uniform(0, 2), "task": Categorical(3)})
@@ -383,6 +376,11 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {},
         "its encoding is ['mip', 'paper'], here it is ['mip', 'unit']. Build the same one first.",
     ),
+    "scale": (
+        {},
+        {"scale": "matched"},
+        "its scale is ['paper'], here it is ['matched']. Build the same one first.",
+    ),
 }
 
 
@@ -416,7 +414,17 @@ ERRORS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: small(encoding_norm="l2"),
         "encoding norm is 'l2', expected one of 'unit', 'paper'.",
     ),
-    "head": (lambda: small(head="chunked"), "head is 'chunked', expected 'full'."),
+    "scale": (lambda: small(scale=0.1), "scale is 0.1, expected 'matched' or 'paper'."),
+    "scale_without_theta0": (
+        lambda: small(scale="matched", residual=False),
+        "scale is 'matched' with residual=False, but without theta0 there is no learning rate of its own to match; "
+        "expected scale='paper'.",
+    ),
+    "head": (
+        lambda: small(head="chunked"),
+        "head is 'chunked', expected 'full', LowRank(rank) or Chunked(size), or a mapping of patterns such as "
+        "{'*.weight': LowRank(4), '*': 'full'}.",
+    ),
     "shapes": (
         lambda: HyperNetwork(LAM, {}),
         "shapes is empty, expected at least one tensor to generate.",

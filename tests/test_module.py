@@ -135,7 +135,7 @@ def test_the_hypernetwork_is_given_in_three_ways(hypernet: Any) -> None:
 
 def test_without_arguments_it_is_the_default_hypernetwork() -> None:
     model = make(Task, hypernet=None)
-    assert [layer.out_features for layer in model.hypernet.trunk if isinstance(layer, nn.Linear)] == [16, 64, 128]
+    assert [layer.out_features for layer in model.hypernet.trunk if isinstance(layer, nn.Linear)] == [16, 8]
 
 
 @pytest.mark.parametrize(

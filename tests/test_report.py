@@ -45,7 +45,7 @@ def test_the_printed_table_shows_shapes_shares_and_memory(capsys: pytest.Capture
         "all                                            321  100.0%\n"
         "hypernetwork: 50,544 parameters; training takes 0.8 MiB (weights 0.2, gradients 0.2, Adam 0.4)"
     )
-    found = mip.summary(net, h=LAM)
+    found = mip.summary(net, h=LAM, hidden_sizes=(16, 64, 128))
     assert str(found) == text
     assert capsys.readouterr().out == text + "\n"
 
@@ -116,7 +116,7 @@ def test_the_plan_counts_bytes_in_the_precision_of_the_hypernetwork(dtype: torch
 def test_planning_for_a_large_network_allocates_nothing_large() -> None:
     net = nn.Sequential(nn.Linear(10_000, 10_000, device="meta"), nn.Linear(10_000, 10, device="meta"))
     with LargestTensor() as largest:
-        found = mip.summary(net, h=LAM)
+        found = mip.summary(net, h=LAM, hidden_sizes=(16, 64, 128))
     assert found.generated == 10_000 * 10_000 + 10_000 + 10_000 * 10 + 10
     assert found.weight_bytes > 40 * 2**30
     assert largest.nbytes < 2**16

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 
 from lightning_mip.binding import BOUND, bound, check_path
-from lightning_mip.callbacks.sample_h import SampleH, show_in_progress_bar
+from lightning_mip.callbacks.sample_h import SampleH, match, show_in_progress_bar
 from lightning_mip.checkpoints import CHILD, plain_arguments, plain_checkpoint, saved_hypernetwork, start_from_plain
 from lightning_mip.evaluation import GridEvaluation, grid_of
 from lightning_mip.hooks import GridHooks, evaluation_hooks, hooks_at, overrides
@@ -125,6 +125,7 @@ class Hypernetize(L.Callback):
             theta0 = {id(p) for p in self.injector.root.parameters()}
             holding = [group for group in groups if any(id(p) in theta0 for p in group["params"])]
             (holding or groups)[0]["params"].extend(missing)
+        match(self.injector.hypernet, trainer.optimizers)
         self._probed = False
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import lightning as L
@@ -9,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lightning_mip.draws import STRATEGIES
+from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.space import HSpace
 
 
@@ -23,6 +25,15 @@ def show_in_progress_bar(trainer: L.Trainer, h: dict[str, Tensor]) -> None:
         return
     # Not by `log`, which takes longer than all else that a draw of h costs.
     trainer.progress_bar_metrics.update({f"h/{name}": float(value) for name, value in h.items() if value.ndim == 0})
+
+
+def match(hypernet: HyperNetwork, optimizers: Iterable[Any]) -> None:
+    """Match the hypernetwork to the optimizer that trains its head."""
+    head = {id(parameter) for parameter in hypernet.head.parameters()}
+    for optimizer in optimizers:
+        if any(id(parameter) in head for group in optimizer.param_groups for parameter in group["params"]):
+            hypernet.match(getattr(optimizer, "optimizer", optimizer))
+            return
 
 
 class SampleH(L.Callback):
@@ -56,7 +67,7 @@ class SampleH(L.Callback):
             )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Refuse optimizers that leave out the hypernetwork, such as one of the primary's parameters alone."""
+        """Match the optimizer; refuse ones that leave out the hypernetwork, such as one of the primary alone."""
         given = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
         missing = [p for p in pl_module.hypernet.parameters() if p.requires_grad and id(p) not in given]
         if missing and not given.isdisjoint(map(id, pl_module.parameters())):  # a strategy may replace all parameters
@@ -64,6 +75,7 @@ class SampleH(L.Callback):
                 f"{len(missing)} parameters of the hypernetwork are in no optimizer, so they would never be trained; "
                 "give self.parameters() to the optimizer, or freeze them by model.hypernet.requires_grad_(False)."
             )
+        match(pl_module.hypernet, trainer.optimizers)
 
     def draw(self, trainer: L.Trainer, space: HSpace, n: int | None = None) -> dict[str, Tensor]:
         """Draw ``h`` for the training batch that the trainer is at."""

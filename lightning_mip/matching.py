@@ -1,0 +1,66 @@
+"""Update matching: features of such a size that the primary trains at the learning rate of the plain network.
+
+Derivation and measurements: docs/update_matching.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim import ASGD, LBFGS, SGD, Optimizer
+
+from lightning_mip.heads import Family
+
+# How far the hypernetwork moves theta in one step, as a share of how far the plain network would move: small enough for
+# learning rates at the edge of the plain network's stable range.
+SHARE = 0.3
+_EPS = 1e-6
+
+
+def family_of(optimizer: Optimizer) -> Family:
+    """Name the family: ``sgd``, whose step is proportional to the gradient, or ``adam``, which divides by its size.
+
+    An optimizer of another library counts as ``adam``: for it the scale is the smaller one, so the safe one.
+    """
+    return "sgd" if isinstance(optimizer, (SGD, ASGD, LBFGS)) else "adam"
+
+
+class Matched(nn.Module):
+    """Divides features of shape ``(batch, features)`` by their root mean square and multiplies them by a scale.
+
+    Attributes:
+        scale: a buffer, so that copies and checkpoints of the weights, which are made for it, hold it too.
+    """
+
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalize and scale."""
+        return _normalized(features) * self.scale
+
+
+def matched_scale(features: Tensor, family: Family) -> float:
+    """By what to multiply normalized features, so that the head moves theta by `SHARE` of the plain network's step.
+
+    A step of ``lr`` on each number of ``V`` (Adam) moves ``V f`` by ``lr * ||f||_1``, and one of ``lr`` times the
+    gradient (SGD) by ``lr * ||f||_2^2`` times the gradient of ``V f``.
+
+    Args:
+        features: the trunk's output for some draws of ``h``, shape ``(draws, features)``.
+        family: of the optimizer.
+    """
+    width = features.shape[-1]
+    if family == "sgd":
+        return math.sqrt(SHARE / width)
+    # Never below that of one single active feature, so that features which start at zero are no division by zero.
+    return SHARE / max(float(_normalized(features).abs().sum(-1).mean()), math.sqrt(width))
+
+
+def _normalized(features: Tensor) -> Tensor:
+    return nn.functional.rms_norm(features, features.shape[-1:], eps=_EPS)
