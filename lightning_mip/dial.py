@@ -163,7 +163,8 @@ def _grid_form(name: str, space: HSpace) -> str:
     """The ways to give a grid, with numbers that this component's prior allows."""
     prior = space[name]
     values = prior.grid(3)
-    some = f"{name}=5 (points over its prior) or {name}=at:{','.join(dict.fromkeys(map(_written, values)))} (values)"
+    listed = ",".join(map(_written, values[:3]))
+    some = f"{name}=5 (points over its prior) or {name}=at:{listed} (values)"
     if prior.event_shape or isinstance(prior, Categorical):
         return some
     low, high = _written(values[0]), _written(values[-1])
