@@ -85,9 +85,10 @@ def _of_module(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], str] | No
     if isinstance(given, Mapping):
         arguments = {name: value for name, value in given.items() if name not in _NOT_OF_HYPERNETWORK}
         arguments |= {name: _activation(value) for name, value in arguments.items() if name == "activation"}
-        if all(_is_plain(value) or name == "activation" for name, value in arguments.items()):
+        unknown = [name for name in arguments if name not in ("activation", "head") and not _is_plain(arguments[name])]
+        if not unknown:
             return arguments, PRIMARY
-        given = ", ".join(name for name, value in arguments.items() if not _is_plain(value))
+        given = ", ".join(unknown)
     raise ValueError(
         f"The hypernetwork was made with {given}, which the checkpoint cannot hold. Export from the module itself: "
         "export(module, h, ...), or, on the command line, with the run's --config."

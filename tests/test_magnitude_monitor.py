@@ -42,7 +42,8 @@ def test_a_module_of_ours_logs_norms_at_each_step(trainer: Trainers) -> None:
 
 def test_gradients_are_those_of_the_step(trainer: Trainers) -> None:
     recorder = Recorder()
-    model = make(Task, optimizer=torch.optim.SGD)  # at its default learning rate, of 1e-3
+    # At its default learning rate, of 1e-3; and with nothing of the head changed to match it.
+    model = make(Task, optimizer=torch.optim.SGD, hypernet={**SMALL, "scale": "paper"})
     before = [p.detach().clone() for p in model.hypernet.parameters()]
     runner = trainer(callbacks=[mip.MagnitudeMonitor()], logger=recorder, max_epochs=1, limit_train_batches=1)
     runner.fit(model, loader())

@@ -66,12 +66,12 @@ def diagnose(
 
     >>> import lightning_mip as mip
     >>> net = nn.Linear(2, 1)
-    >>> hyper = mip.hypernetize(net, {"lam": mip.Uniform(0, 1)})
+    >>> hyper = mip.hypernetize(net, {"lam": mip.Uniform(0, 1)}, encoding="none")
     >>> def loss(net, x, h):
     ...     return ((net(x) - h["lam"]) ** 2).mean()
     >>> report = mip.diagnose(net, [torch.ones(4, 2)], loss=loss, optimizer=torch.optim.Adam)
     >>> report.verdicts["magnitude"].split(":")[0]
-    'flat'
+    'proportional'
     """
     for name, given in (("draws", draws), ("batches", batches)):
         if given < 1:

@@ -77,7 +77,7 @@ def _draw_scores(axes: Axes, found: Diagnosis) -> None:
     better = "lower" if matter.mode == "min" else "higher"
     axes.set_title(f"{matter.metric} ({better} is better), by weights")
     axes.tick_params(axis="x", length=0, labelsize=8)
-    if len(matter.best_single_h) > _LETTERS:
+    if len(matter.best_single_h) > _LETTERS // 2:
         axes.set_xticks(range(len(rows)), [name if "=" not in name else "one h\nfor all" for name in rows])
 
 

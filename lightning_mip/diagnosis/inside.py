@@ -91,7 +91,7 @@ def fresh(injector: Injector) -> Injector | None:
     with torch.no_grad(), injector.paused():
         for name in own.shapes:
             plain.get_parameter(name).copy_(injector.root.get_parameter(name))
-    arguments: dict[str, Any] = {"hypernet": recipe(space, own.shapes)} if callable(recipe) else dict(recipe)
+    arguments: dict[str, Any] = {"hypernet": recipe} if callable(recipe) else dict(recipe)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of BatchNorm, said before
         hypernetize(plain, space, include=list(own.shapes), force=True, **arguments)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_mip.callbacks.sample_h import match
 from lightning_mip.diagnosis.subject import Subject
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -83,6 +84,8 @@ def _moved(
         for name in injector.frozen:
             injector.root.get_parameter(name).requires_grad_(True)
     optimizers = _optimizers(own, make)
+    if not plain:
+        match(injector.hypernet, optimizers)  # as at the start of training
 
     def closure() -> Tensor:
         torch.manual_seed(seed)

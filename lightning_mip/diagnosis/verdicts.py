@@ -41,7 +41,7 @@ def kind(found: Diagnosis) -> str:
 
 def of_matter(found: Diagnosis) -> str:
     """Whether the hypernetwork does anything."""
-    matter, h = found.matter, " and ".join(found.h) if len(found.h) < 3 else "h"
+    matter, h = found.matter, next(iter(found.h)) if len(found.h) == 1 else "h"
     scores = f"right h {_number(matter.right)}, shuffled h {_number(matter.shuffled)}"
     share = "" if matter.output_share is None else f"; {h} explains {matter.output_share:.1%} of the output's variation"
     zero = not found.now.delta.any()
@@ -69,16 +69,13 @@ def of_magnitude(found: Diagnosis) -> str:
     powers = ", ".join(f"{power:.2f} {when}" for power, when in ((init, "at init"), (now, "now")) if power is not None)
     if not powers:
         return "nothing to see: delta(h) is 0, or all h are about as large as each other."
+    # How it is made decides: what is flat at init and grows now has learned to.
+    word = shape_of(now if init is None else init)
+    learned = " (learned)" if init is not None and shape_of(now) not in (word, "unknown") else ""
     theta = found.now.theta_exponent
     of_theta = "" if theta is None else f"; theta(h): {theta:.2f} now"
-    proportional = "proportional" in (shape_of(init), shape_of(now))
-    word = "proportional" if proportional else shape_of(now)
-    advice = {
-        "proportional": ". Small h hardly train: encoding='mip' makes all h alike",
-        "growing": " (learned)" if shape_of(init) == "flat" else "",
-        "shrinking": " (learned)" if shape_of(init) == "flat" else "",
-    }
-    return f"{word}: ||delta(h)|| goes as ||h|| to the power {powers}{of_theta}{advice.get(word, '')}."
+    advice = ". Small h hardly train: encoding='mip' makes all h alike" if word == "proportional" else ""
+    return f"{word}: ||delta(h)|| goes as ||h|| to the power {powers}{learned}{of_theta}{advice}."
 
 
 def of_gradients(found: Diagnosis) -> str | None:

@@ -102,7 +102,7 @@ def test_the_mnist_config_is_complete(tmp_path: Path) -> None:
 def test_the_demo_prints_a_table_and_writes_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "demo.png"
     outcome = demo.main(["--out", str(out), "--runs", str(tmp_path), "--draws", "3", *SMALL])
-    assert outcome.draws.shape == (3, 360, 10)
+    assert outcome.predicted.draws.shape == (3, 360, 10)
     assert out.read_bytes().startswith(b"\x89PNG")
     assert out.stat().st_size < 200_000
     printed = capsys.readouterr().out
