@@ -124,6 +124,22 @@ def evaluated(folder: Path) -> Seen:
     return {"table": table, "parameters": parameters(model)}
 
 
+class Unsynchronised(Evaluated):
+    """Logs, on each process, the value of its own samples."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch))
+        self.__dict__.setdefault("_batches", []).append(batch_idx)
+
+
+def swept(folder: Path) -> Seen:
+    model, runner = make(Unsynchronised), trainer(folder)
+    runner.validate(model, loader(seed=1), verbose=False)
+    model.__dict__["_batches"] = []
+    table = mip.sweep(model, runner, 3)
+    return {"values": table["val_loss"], "steps": len(model.__dict__["_batches"])}
+
+
 class Apart(mip.SampleH):
     """Gives each process a part of the range of its own."""
 
@@ -163,6 +179,7 @@ def main(folder: Path) -> None:
     warnings.simplefilter("error")
     # Lightning's advice, and its own use of what torch 2.13 deprecates.
     advice = ("The '.*_dataloader' does not have many workers", "Using `DistributedSampler` with the dataloaders")
+    advice = (*advice, "It is recommended to use `self.log\\('val_loss")
     for message in (*advice, r"`isinstance\(treespec, LeafSpec\)`"):
         warnings.filterwarnings("ignore", message)
     seen = {
@@ -176,6 +193,7 @@ def main(folder: Path) -> None:
         "resumed": resumed(folder),
         "evaluated": evaluated(folder),
         "binned": binned(folder),
+        "swept": swept(folder),
     }
     rank = torch.distributed.get_rank()
     torch.save(seen, folder / f"rank{rank}.pt")

@@ -117,6 +117,19 @@ def test_metrics_on_the_grid_are_those_of_all_samples(seen: list[dict[str, Any]]
     assert seen[0]["evaluated"]["table"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_sweep_shares_the_samples_and_gives_each_process_the_whole_table(seen: list[dict[str, Any]]) -> None:
+    model = make(Evaluated)
+    x, y = loader(seed=1).dataset.tensors
+    expected = []
+    for lam in (0, 0.5, 1):
+        with torch.no_grad():
+            error = mip.materialize(model, lam=lam)(x) - y
+        expected.append((1 - lam) * error.square().mean() + lam * error.abs().mean())
+    for each in seen:
+        assert each["swept"]["steps"] == EACH  # at each h
+        torch.testing.assert_close(each["swept"]["values"], torch.stack(expected))
+
+
 def test_bins_that_only_one_process_sees_are_kept_apart(seen: list[dict[str, Any]]) -> None:
     labels = {0: "lam=0..0.25", 1: "lam=0.75..1"}
     for each in seen:

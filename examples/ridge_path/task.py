@@ -48,7 +48,8 @@ def train(data: Diabetes, seed: int = 0) -> Ridge:
     model = Ridge(
         nn.Linear(data.x.shape[1], 1, bias=False),
         {"lam": PRIOR},
-        hypernet={"hidden_sizes": (32, 32)},
+        # Nothing here is shared by all penalties, so that most of the learning is to be the hypernetwork's.
+        hypernet={"hidden_sizes": (32, 32), "scale": "paper"},
         draws_per_batch=DRAWS,
         optimizer=lambda parameters: torch.optim.Adam(parameters, 1e-2),
         lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS),
