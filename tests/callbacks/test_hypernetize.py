@@ -620,7 +620,7 @@ def of_plain_run(trainer: Trainers, tmp_path: Path) -> tuple[Path, habits.Schedu
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the plug-in writes to the log."""
     messages: list[str] = []
-    monkeypatch.setattr("lightning_mip.callbacks.hypernetize.rank_zero_info", messages.append)
+    monkeypatch.setattr("lightning_mip.checkpoints.rank_zero_info", messages.append)
     return messages
 
 
