@@ -84,7 +84,7 @@ def only_batch_size(run: Run, inputs: Inputs) -> int | None:
     args, kwargs = tree_map(_longer, inputs)
     try:
         run(*args, **kwargs)
-    except Exception:
+    except Exception:  # the question is whether it runs; each runtime says no in its own way
         return sizes.pop()
     return None
 
