@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import lightning_mip as mip
-from benchmarks.tasks.base import read
 from examples.bayesian_digits.data import resize
+from examples.common.arrays import read
 
 SIDE, CLASSES = 14, 10
 SHIFTS = 4

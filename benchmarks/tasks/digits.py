@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import lightning_mip as mip
-from benchmarks.tasks.base import At, Task, read
+from benchmarks.tasks.base import At, Task
 from benchmarks.variants import H, Network
 from examples.bayesian_digits.data import resize
 from examples.bayesian_digits.network import ConvNet
+from examples.common.arrays import read
 
 SIDE, COMPONENTS = 14, 4
 VALIDATION, DRAWS = 1000, 8

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lightning_mip as mip
-from benchmarks.tasks.base import At, Task, dice, read
-from benchmarks.tasks.unet import RescalingUNet
+from benchmarks.tasks.base import At, Task
 from benchmarks.variants import H, Network
+from examples.common.arrays import read
+from examples.common.overlap import dice
+from examples.common.unet import RescalingUNet
 
 SIGMA = 0.05
 # Of the 16 slices, those that are validated on: the one with most structures, and two around it.

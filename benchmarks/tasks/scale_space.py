@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import lightning_mip as mip
-from benchmarks.tasks.base import At, Task, dice, read
-from benchmarks.tasks.unet import RescalingUNet
+from benchmarks.tasks.base import At, Task
 from benchmarks.variants import H, Network
+from examples.common.arrays import read
+from examples.common.overlap import dice
+from examples.common.unet import RescalingUNet
 
 SIDE, CLASSES = 48, 3
 WIDTHS = (8, 16, 32, 32)

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from examples.common.arrays import data_root
+
 CLASSES = 10
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MNIST_MD5 = {
@@ -174,7 +176,7 @@ class MNIST(_ImagesDataModule):
         super().__init__(batch_size, seed, shift)
         if image_size is not None and image_size < 4:
             raise ValueError(f"image_size={image_size} must be at least 4, or None to keep the images' own size.")
-        self.root = data_root() if root is None else Path(root).expanduser()
+        self.root = data_root("mnist") if root is None else Path(root).expanduser()
         self.image_size, self.val_size, self.download = image_size, val_size, download
 
     def prepare_data(self) -> None:
@@ -212,14 +214,6 @@ class MNIST(_ImagesDataModule):
             )
         order = np.random.default_rng(self.seed).permutation(count)
         return order[self.val_size :], order[: self.val_size]
-
-
-def data_root() -> Path:
-    """The folder in LIGHTNING_MIP_DATA, else a cache folder of the user."""
-    if named := os.environ.get("LIGHTNING_MIP_DATA"):
-        return Path(named).expanduser()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "lightning_mip" / "mnist"
 
 
 def find_mnist(root: Path) -> Path | None:

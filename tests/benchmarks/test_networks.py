@@ -11,11 +11,11 @@ import torch
 import lightning_mip as mip
 from benchmarks import per_sample
 from benchmarks.primaries import PRIMARIES, ConvNet
-from benchmarks.tasks.base import dice
 from benchmarks.tasks.registration import warp
-from benchmarks.tasks.unet import RescalingUNet
 from benchmarks.training import OPTIMIZERS, make_optimizer, stepper
 from benchmarks.variants import VARIANTS
+from examples.common.overlap import dice
+from examples.common.unet import RescalingUNet
 
 SPACE = mip.HSpace({"h": mip.Uniform(0, 1), "g": mip.Normal(0, 1)})
 

@@ -1,0 +1,1 @@
+"""What several examples share: a U-Net, overlap of label maps, reading arrays."""
