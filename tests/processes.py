@@ -66,17 +66,29 @@ def ended(processes: list[BaseProcess], within: float = 60) -> list[int | None]:
     limit = time.monotonic() + within
     for process in processes:
         process.join(max(limit - time.monotonic(), 0))
-    late = [process for process in processes if process.is_alive()]
-    for process in late:
-        process.kill()
-        process.join()
+    late = _stopped(processes)
     assert not late, f"{len(late)} of {len(processes)} processes were still running after {within} s"
     return [process.exitcode for process in processes]
 
 
 def run(ranks: int, target: Callable[..., None], *arguments: Any, within: float = 60) -> None:
     """Run ``target(*arguments)`` in processes of their own, one for each rank, all of which must succeed."""
-    assert ended(start(ranks, target, *arguments), within) == [0] * ranks
+    processes, limit = start(ranks, target, *arguments), time.monotonic() + within
+    # One that fails may leave the others waiting for it.
+    while any(p.is_alive() for p in processes) and not any(p.exitcode for p in processes) and time.monotonic() < limit:
+        processes[0].join(0.02)
+        time.sleep(0.02)
+    late = _stopped(processes)
+    assert [process.exitcode for process in processes] == [0] * ranks, f"{len(late)} had to be stopped"
+
+
+def _stopped(processes: list[BaseProcess]) -> list[BaseProcess]:
+    """Kill those that still run; returns them."""
+    late = [process for process in processes if process.is_alive()]
+    for process in late:
+        process.kill()
+        process.join()
+    return late
 
 
 def _run(rank: int, port: int, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:

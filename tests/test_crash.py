@@ -77,16 +77,25 @@ class Dying(L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fit(folder: Path, ranks: int, optimizer: str, plugins: Any = (), moment: str = "", dying: int = 0) -> None:
+def fit(
+    folder: Path,
+    ranks: int,
+    optimizer: str,
+    epochs: int = EPOCHS,
+    plugins: Any = (),
+    moment: str = "",
+    dying: int = 0,
+) -> None:
     """Train from the last checkpoint, if there is one; process ``dying`` dies at ``moment``."""
     processes.ignore(
         '.*ckpt_path="last".* is set, but there is no last checkpoint', "Checkpoint directory .* not empty"
     )
+    folder.mkdir(exist_ok=True)
     saving = ModelCheckpoint(dirpath=folder / "checkpoints", filename="{epoch}", save_top_k=-1, save_last=True)
     dies = [Dying(moment)] if int(os.environ["LOCAL_RANK"]) == dying else []
     trainer = L.Trainer(
         default_root_dir=folder,
-        max_epochs=EPOCHS,
+        max_epochs=epochs,
         accelerator="cpu",
         devices=ranks,
         strategy="ddp" if ranks > 1 else "auto",
@@ -97,16 +106,16 @@ def fit(folder: Path, ranks: int, optimizer: str, plugins: Any = (), moment: str
     trainer.fit(make(Noting, optimizer=OPTIMIZERS[optimizer]), loader(), loader(seed=1), ckpt_path="last")
 
 
-def assert_same_run(folder: Path, whole: Path, ranks: int) -> None:
+def assert_same_run(folder: Path, whole: Path, ranks: int, epochs: int = EPOCHS) -> None:
     """The checkpoints of all epochs are the same bits, and each step had its h, as often as it was taken."""
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         one, other = (
             torch.load(place / "checkpoints" / f"epoch={epoch}.ckpt", weights_only=True) for place in (folder, whole)
         )
         for key in ("state_dict", "optimizer_states", "global_step", "epoch"):
             assert_equal(one[key], other[key], f"{key} of epoch {epoch}")
     for rank in range(ranks):
-        steps = EPOCHS * 4 // ranks
+        steps = epochs * 4 // ranks
         expected = sequence(make(), steps, rank=rank, world_size=ranks)
         noted = [line.split() for line in (folder / f"h{rank}").read_text().splitlines()]
         assert {int(step) for step, _ in noted} == set(range(steps))
@@ -153,7 +162,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(
 ) -> None:
     # The first process writes the checkpoints; elsewhere it is the other that dies.
     dying = 0 if moment == "while writing" else ranks - 1
-    codes = processes.ended(processes.start(ranks, fit, tmp_path, ranks, optimizer, (), moment, dying))
+    codes = processes.ended(processes.start(ranks, fit, tmp_path, ranks, optimizer, EPOCHS, (), moment, dying))
     assert codes[dying] in (-signal.SIGKILL, -signal.SIGXFSZ)
     assert 0 not in codes  # the other one does not wait for ever, nor take itself for done
     for path in (tmp_path / "checkpoints").glob("*.ckpt"):
@@ -167,22 +176,25 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_run_killed_again_and_again_at_random_ends_with_the_same_bits(
-    tmp_path: Path, whole: Callable[[int, str], Path], ranks: int, optimizer: str
+    tmp_path: Path, ranks: int, optimizer: str
 ) -> None:
-    chance = random.Random(f"{ranks} {optimizer}")
-    expected, kills, codes = whole(ranks, optimizer), 0, []
-    while codes != [0] * ranks and kills < 12:
-        running = processes.start(ranks, fit, tmp_path, ranks, optimizer, [mip.AtomicCheckpointIO()])
-        time.sleep(chance.uniform(0.1, 1.5))
-        victim = chance.choice(running)
-        kills += victim.is_alive()
-        victim.kill()
+    chance, epochs, killed, whole = random.Random(f"{ranks} {optimizer}"), 40, tmp_path / "killed", tmp_path / "whole"
+    begin = time.monotonic()
+    processes.run(ranks, fit, whole, ranks, optimizer, epochs)
+    duration, kills = time.monotonic() - begin, 0
+    for attempt in range(11):
+        running = processes.start(ranks, fit, killed, ranks, optimizer, epochs, [mip.AtomicCheckpointIO()])
+        if attempt < 10:
+            time.sleep(chance.uniform(0.1, 0.7) * duration)
+            chance.choice(running).kill()
         codes = processes.ended(running)
-        for path in (tmp_path / "checkpoints").glob("*.ckpt"):
+        kills += -signal.SIGKILL in codes
+        for path in (killed / "checkpoints").glob("*.ckpt"):
             torch.load(path, weights_only=True)
-    processes.run(ranks, fit, tmp_path, ranks, optimizer)
+        if not any(codes):
+            break
     assert kills
-    assert_same_run(tmp_path, expected, ranks)
+    assert_same_run(killed, whole, ranks, epochs)
 
 
 # --- One file, written twice

@@ -58,6 +58,7 @@ def fit(folder: Path, subject: str) -> None:
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = L.Trainer(
         default_root_dir=folder,
+        max_epochs=1,
         accelerator="cpu",
         devices=2,
         strategy=ModelParallelStrategy(),
