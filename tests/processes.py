@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,6 +81,17 @@ def run(ranks: int, target: Callable[..., None], *arguments: Any, within: float 
         time.sleep(0.02)
     late = _stopped(processes)
     assert [process.exitcode for process in processes] == [0] * ranks, f"{len(late)} had to be stopped"
+
+
+def results(ranks: int, folder: Path, target: Callable[..., None], *arguments: Any) -> list[Any]:
+    """Run ``target(folder, *arguments)`` in all processes; returns what each has written, by rank."""
+    run(ranks, target, folder, *arguments)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
+
+
+def write(folder: Path, found: Any) -> None:
+    """Hand something to `results`."""
+    torch.save(found, folder / f"rank{os.environ['LOCAL_RANK']}.pt")
 
 
 def _stopped(processes: list[BaseProcess]) -> list[BaseProcess]:
