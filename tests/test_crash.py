@@ -15,15 +15,18 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 import lightning_mip as mip
+from lightning_mip.cli import main
 from tests import processes
 from tests.tasks import Evaluated, SaveAt, Task, dataset, drawn, loader, make, sequence
 
 processes.preload("tests.test_crash")
+pytestmark = pytest.mark.timeout(60)
 
 EPOCHS = 4
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
@@ -193,7 +196,7 @@ def test_a_run_killed_again_and_again_at_random_ends_with_the_same_bits(
             torch.load(path, weights_only=True)
         if not any(codes):
             break
-    assert kills
+    assert kills, "no run was killed before its end"
     assert_same_run(killed, whole, ranks, epochs)
 
 
@@ -264,6 +267,18 @@ def test_where_names_are_not_of_files_here_it_is_lightnings_own(tmp_path: Path) 
     assert torch.load(tmp_path / "run" / "last.ckpt") == {"epoch": 2}
     with pytest.raises(TypeError, match="storage_options"):
         mip.AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt", storage_options={})
+
+
+def test_a_config_names_it(tmp_path: Path) -> None:
+    config = yaml.safe_load((Path(__file__).parent / "configs" / "regression.yaml").read_text())
+    config["trainer"] |= {
+        "default_root_dir": str(tmp_path),
+        "plugins": [{"class_path": "lightning_mip.AtomicCheckpointIO"}],
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    trainer = main(["fit", f"--config={tmp_path}/run.yaml"]).trainer
+    assert isinstance(trainer.strategy.checkpoint_io, mip.AtomicCheckpointIO)
+    assert [*tmp_path.glob("checkpoints/*.ckpt")]
 
 
 # --- The middle of an epoch

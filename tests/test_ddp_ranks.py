@@ -30,6 +30,7 @@ from tests.habits import InInit, penalised
 from tests.tasks import SMALL, Evaluated, Net, SaveAt, dataset, loader, make, sequence
 
 processes.preload("tests.test_ddp_ranks")
+pytestmark = pytest.mark.timeout(60)
 RANKS = 3
 EPOCHS, EACH = 2, 2  # 16 samples, padded to 18, in batches of 4: two batches for each process
 

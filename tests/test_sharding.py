@@ -19,6 +19,7 @@ from tests.habits import InInit
 from tests.tasks import SMALL, Evaluated, loader, make
 
 processes.preload("tests.test_sharding")
+pytestmark = pytest.mark.timeout(60)
 
 SUBJECTS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "Evaluated": lambda: (make(Evaluated), mip.SampleH()),
