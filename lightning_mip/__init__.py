@@ -5,6 +5,7 @@ from lightning_mip.callbacks import Hypernetize as Hypernetize
 from lightning_mip.callbacks import MagnitudeMonitor as MagnitudeMonitor
 from lightning_mip.callbacks import PerHMetrics as PerHMetrics
 from lightning_mip.callbacks import SampleH as SampleH
+from lightning_mip.checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO
 from lightning_mip.choose import Choice as Choice
 from lightning_mip.choose import choose as choose
 from lightning_mip.chunked import Chunked as Chunked

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_mip.callbacks.sample_h import is_hyper
+from lightning_mip.sharding import check_whole_parameters
 
 
 def check_module(pl_module: Any) -> None:
@@ -18,8 +19,9 @@ def check_module(pl_module: Any) -> None:
         )
 
 
-def check_strategy(trainer: Any) -> None:
-    """Refuse strategies whose processes do not bring the hypernetwork back."""
+def check_strategy(trainer: Any, pl_module: Any) -> None:
+    """Refuse strategies whose processes do not bring the hypernetwork back, or hold no whole parameters."""
+    check_whole_parameters(trainer, pl_module)
     if any(base.__name__ == "_MultiProcessingLauncher" for base in type(trainer.strategy.launcher).__mro__):
         raise MisconfigurationException(
             "Hypernetize attaches in the training processes, and strategies that spawn or fork them (ddp_spawn, "

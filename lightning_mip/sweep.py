@@ -10,9 +10,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning as L
 import torch
 from torch import Tensor
 
+from lightning_mip.batches import batch_size
 from lightning_mip.callbacks.hypernetize import Hypernetize
 from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.evaluation import KEEP_BYTES, grid_of
@@ -161,13 +163,16 @@ def evaluate(
         for logger in trainer.loggers:
             undo.enter_context(replaced(logger, {"log_metrics": _nothing}))
         undo.enter_context(_as_before(model))
+        share = _Share()
+        trainer.callbacks.append(share)
+        undo.callback(trainer.callbacks.remove, share)
         getattr(trainer, stage)(model, **data, ckpt_path=ckpt_path, verbose=False)
         logged = _by_point(trainer.callback_metrics, [owner.space.label(h) for h in points])
     if not logged:
         raise ValueError(
             f"{_STEPS[stage]} of {type(model).__name__} logs nothing at an h, so there is no table; self.log in it."
         )
-    return _over_ranks(logged)
+    return _over_ranks(logged, share.samples)
 
 
 def _axis(space: HSpace, name: str, given: Any) -> Sequence[Any]:
@@ -205,13 +210,29 @@ def _by_point(logged: Mapping[str, Tensor], labels: Sequence[str]) -> dict[str, 
     return metrics
 
 
-def _over_ranks(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The mean over ranks: what ``sync_dist=True`` logs, also where the step's author did not ask for it."""
+class _Share(L.Callback):
+    """Counts the samples that this process evaluates."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
+        """Count a batch."""
+        self.samples += batch_size(batch) or 1
+
+    def on_test_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
+        """Count a batch."""
+        self.samples += batch_size(batch) or 1
+
+
+def _over_ranks(metrics: dict[str, Tensor], samples: int) -> dict[str, Tensor]:
+    """The mean over the samples of all ranks; no change where ``sync_dist=True`` has made it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return metrics
     parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, metrics)
-    return {name: torch.stack([part[name] for part in parts]).mean(0) for name in metrics}
+    torch.distributed.all_gather_object(parts, (metrics, samples))
+    total = sum(count for _, count in parts)
+    return {name: sum(found[name] * (count / total) for found, count in parts) for name in metrics}
 
 
 def _check_strategy(trainer: Any) -> None:

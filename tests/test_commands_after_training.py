@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,22 @@ def test_runs_with_the_plugin_are_served_the_same(tmp_path: Path, monkeypatch: p
     report = main(["diagnose", f"--ckpt_path={path}", "--config=config.yaml", "--draws=2"])
     assert report.h == {"hparams.lam": "Uniform(low=0.0, high=1.0, endpoints=0.0)"}
     assert report.now.exponent == pytest.approx(mip.diagnose(module, loader(seed=1), draws=2).now.exponent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["diagnose", "--draws=2"], ["export", "--h=lam=0.3", "--out=net.ckpt"]], ids=str)
+def test_one_process_does_it_whatever_the_run_was_trained_on(trained: Trained, command: list[str]) -> None:
+    _, path = trained
+    config = yaml.safe_load(REGRESSION.read_text())
+    config["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    # By itself, as Lightning would start the second process with the command line of this one.
+    words = [sys.executable, "-m", "lightning_mip", *command, f"--ckpt_path={path}", "--config=run.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(REGRESSION.parents[2])}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert "MEMBER" not in done.stderr  # of a process group
+    assert done.stdout.count("matter  " if command[0] == "diagnose" else "net.ckpt") == 1
 
 
 def test_running_statistics_take_batches_of_the_training_data(trained: Trained) -> None:

@@ -100,7 +100,7 @@ class Hypernetize(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Check the surroundings, and attach now or, where the network is made later, once it is there."""
         check_module(pl_module)
-        check_strategy(trainer)
+        check_strategy(trainer, pl_module)
         check_order(trainer, self)
         made_later = overrides(pl_module, "setup") or overrides(pl_module, "configure_model")
         if not made_later or self._is_there(pl_module):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_mip.draws import STRATEGIES
 from lightning_mip.hypernetwork import HyperNetwork
+from lightning_mip.sharding import check_whole_parameters
 from lightning_mip.space import HSpace
 
 
@@ -59,12 +60,13 @@ class SampleH(L.Callback):
         self.seed, self.strategy, self.same_on_all_ranks = seed, strategy, same_on_all_ranks
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Refuse a module that has no ``h`` to draw."""
+        """Refuse a module that has no ``h`` to draw, and strategies that its network does not go with."""
         if not is_hyper(pl_module):
             raise MisconfigurationException(
                 f"SampleH draws for a HyperLightningModule, but {type(pl_module).__name__} is none; give it to the "
                 "plug-in instead: Hypernetize(..., sampler=SampleH(...))."
             )
+        check_whole_parameters(trainer, pl_module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Match the optimizer; refuse ones that leave out the hypernetwork, such as one of the primary alone."""

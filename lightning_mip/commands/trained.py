@@ -44,8 +44,9 @@ def trained(options: argparse.Namespace, rest: Sequence[str], command: str) -> t
     Returns:
         The module on its device, and the data module or None.
     """
-    logless = ["--trainer.logger=false", *rest]  # nothing is logged, so there is no folder to make
-    module, trainer, data = configured([*(f"--config={path}" for path in options.config), *logless], command)
+    # Nothing is logged, so there is no folder to make. One process does it all, on whatever the run was trained.
+    alone = [f"--trainer.{name}" for name in ("logger=false", "strategy=auto", "devices=1", "num_nodes=1")]
+    module, trainer, data = configured([*(f"--config={path}" for path in options.config), *alone, *rest], command)
     trainer.limit_predict_batches = 0
     trainer.datamodule = data
     with warnings.catch_warnings():

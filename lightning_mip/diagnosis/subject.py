@@ -167,9 +167,17 @@ def copied(module: nn.Module) -> nn.Module:
         for leaf in tree_leaves(vars(child)):
             if isinstance(leaf, Tensor) and not leaf.is_leaf:
                 memo[id(leaf)] = leaf.detach()
-            elif isinstance(leaf, L.Callback) or (callable(leaf) and not isinstance(leaf, (nn.Module, Injector))):
+            elif isinstance(leaf, L.Callback) or (callable(leaf) and not _is_of_a_module(leaf)):
                 memo[id(leaf)] = leaf
     result = copy.deepcopy(module, memo)
     if hasattr(module, "_trainer"):
         result.__dict__["_trainer"] = module._trainer  # steps may read it
     return result
+
+
+def _is_of_a_module(function: Any) -> bool:
+    """Whether it has to become the copy's: a module, what injects its weights, or a method of one.
+
+    A run under DDP leaves a module its own ``forward`` as an attribute.
+    """
+    return isinstance(function, (nn.Module, Injector)) or isinstance(getattr(function, "__self__", None), nn.Module)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import curves, memory, scaling, step_time, tables, time_to_accuracy
+from benchmarks import curves, memory, ranks, scaling, step_time, tables, time_to_accuracy
 from benchmarks.curves import Point
 from benchmarks.primaries import resnet18
 from benchmarks.tasks import TASKS, Task, load
@@ -75,6 +75,22 @@ def test_memory(variants: list[str]) -> None:
     found = {row[0]: float(row[3]) for row in rows(text)[1:]}
     assert list(found) == variants[::2]
     assert all(value > 0 for value in found.values())
+
+
+@pytest.mark.slow
+def test_ranks(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    out = tmp_path / "ranks.md"
+    text = ranks.main(["--quick", "--ranks", "2", "--out", str(out)])
+    assert out.read_text() == text
+    variance, times, reduced = (rows(section)[1:] for section in text.split("\n## ")[1:])
+    assert [row[:2] for row in variance] == [["1", "1.0000"], ["2", "0.5000"]]
+    assert all(float(cell) > 0 for row in [*variance, *times] for cell in row)
+    assert reduced[0][:2] == ["plain network", "61130"]
+
+
+def test_gradients_of_more_processes_are_less_apart() -> None:
+    assert ranks.computed(4, 6)["own h"] < ranks.computed(1, 24)["own h"]
 
 
 @pytest.mark.parametrize("table", ["width", "batch", "dimension", "per_sample"])
