@@ -6,7 +6,6 @@ python -m examples.bayesian_digits.demo
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from examples.bayesian_digits import figure
 from examples.bayesian_digits.figure import Case
 from examples.bayesian_digits.metrics import Quality, entropy, quality
 from examples.bayesian_digits.task import BayesianDigits
-from lightning_mip.cli import main as lightning_mip
+from examples.common.running import fit, settle
 from lightning_mip.ensemble import Ensemble
 
 HERE = Path(__file__).parent
@@ -40,12 +39,6 @@ class Outcome:
     single: list[Quality]
     ensemble: Quality
     plain: Quality
-
-
-def fit(config: str, runs: Path, extra: Sequence[str]) -> LightningCLI:
-    """Run `lightning-mip fit` on one of this folder's configs, logging under `runs`."""
-    options = ["--trainer.logger.init_args.save_dir", str(runs), *extra]
-    return lightning_mip(["fit", "--config", str(HERE / config), *options])
 
 
 def evaluate(hyper: LightningCLI, plain: LightningCLI, draws: int, seed: int) -> Outcome:
@@ -144,16 +137,9 @@ def main(args: Sequence[str] | None = None) -> Outcome:
     parser.add_argument("--draws", type=int, default=32, help="draws of h that are averaged")
     parser.add_argument("--seed", type=int, default=0, help="seed of these draws")
     options, extra = parser.parse_known_args(args)
-    # Not about this run: the first is between Lightning and PyTorch, the second takes this command's own options for a
-    # mistake, and images in memory need no loader processes.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-
-    # Batches this small gain nothing from more threads, and with one the numbers do not depend on the machine's cores.
-    torch.set_num_threads(1)
-    plain = fit("plain.yaml", options.runs, extra)
-    hyper = fit("demo.yaml", options.runs, extra)
+    settle()
+    plain = fit(HERE / "plain.yaml", options.runs, extra)
+    hyper = fit(HERE / "demo.yaml", options.runs, extra)
     outcome = evaluate(hyper, plain, options.draws, options.seed)
     draw(hyper, plain, outcome, options.seed, options.out)
 
