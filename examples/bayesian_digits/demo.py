@@ -59,19 +59,19 @@ def evaluate(hyper: LightningCLI, plain: LightningCLI, draws: int, seed: int) ->
     )
 
 
-def table(outcome: Outcome) -> Table:
+def quality_table(title: str, single: Sequence[Quality], ensemble: Quality, plain: Quality) -> Table:
     """Accuracy, NLL and calibration of single draws, of the ensemble and of the plain network."""
-    result = Table(title=f"{len(outcome.labels)} test digits, {len(outcome.predicted.draws)} draws of h")
+    result = Table(title=title)
     result.add_column("prediction")
     for column in ("accuracy", "NLL", "ECE"):
         result.add_column(column, justify="right")
-    single = {name: [getattr(one, name) for one in outcome.single] for name in BEST}
+    of_draws = {name: [getattr(one, name) for one in single] for name in BEST}
     rows = {
-        "one draw of h, worst": [WORST[name](values) for name, values in single.items()],
-        "one draw of h, mean": [sum(values) / len(values) for values in single.values()],
-        "one draw of h, best": [BEST[name](values) for name, values in single.items()],
-        "mean over draws of h": [getattr(outcome.ensemble, name) for name in single],
-        "plain network": [getattr(outcome.plain, name) for name in single],
+        "one draw of h, worst": [WORST[name](values) for name, values in of_draws.items()],
+        "one draw of h, mean": [sum(values) / len(values) for values in of_draws.values()],
+        "one draw of h, best": [BEST[name](values) for name, values in of_draws.items()],
+        "mean over draws of h": [getattr(ensemble, name) for name in of_draws],
+        "plain network": [getattr(plain, name) for name in of_draws],
     }
     for name, values in rows.items():
         result.add_row(name, *(f"{value:.4f}" for value in values), style="bold" if name.startswith("mean") else None)
@@ -144,7 +144,8 @@ def main(args: Sequence[str] | None = None) -> Outcome:
     draw(hyper, plain, outcome, options.seed, options.out)
 
     console = Console()
-    console.print(table(outcome))
+    title = f"{len(outcome.labels)} test digits, {options.draws} draws of h"
+    console.print(quality_table(title, outcome.single, outcome.ensemble, outcome.plain))
     total, from_h = outcome.predicted.entropy.mean(), outcome.predicted.mutual_information.mean()
     console.print(
         f"Predictive entropy: {total:.3f} nats per digit; {from_h:.3f} of it because draws of h disagree.\n"
