@@ -153,7 +153,7 @@ def read_pairs(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
                 "pair such as 001.bmp and 001.png: unpack it again."
             )
         with Image.open(path) as image, Image.open(mask) as grey:
-            colours, values = np.asarray(image.convert("RGB")), np.asarray(grey.convert("L"))
+            colours, values = np.array(image.convert("RGB")), np.array(grey.convert("L"))
         if values.shape != colours.shape[:2]:
             raise ValueError(f"{mask} is of shape {values.shape}, its image of {colours.shape[:2]}; expected the same.")
         # A few masks have stray values between the three.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -34,6 +35,12 @@ clouds = st.lists(st.tuples(quarters, quarters), min_size=1, max_size=6)
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unlogged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps called by hand log nowhere."""
+    monkeypatch.setattr(L.LightningModule, "log", lambda *_, **__: None)
 
 
 def ready(module: MultiMNIST) -> MultiMNIST:
@@ -86,6 +93,7 @@ def test_pairs_are_resized_as_a_whole_and_depend_on_the_seed_alone(tmp_path: Pat
     assert not torch.equal(first, other)
 
 
+@pytest.mark.usefixtures("unlogged")
 def test_the_loss_is_the_preferred_mean() -> None:
     torch.manual_seed(0)
     model = Pareto(TwoHeads(2, 4), {"preference": mip.Simplex(2)})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,12 @@ SMALL = [*QUIET, *ON_CPU, *TINY, "--trainer.max_epochs", "5", "--trainer.limit_t
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unlogged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps called by hand log nowhere."""
+    monkeypatch.setattr(L.LightningModule, "log", lambda *_, **__: None)
 
 
 def write_npz(folder: Path, count: int = 10, side: int = 12) -> dict[str, np.ndarray]:
@@ -216,9 +224,16 @@ def test_operations_are_those_of_the_convolutions_and_grow_with_phi() -> None:
 
 
 def test_time_is_per_image_and_of_the_fastest_round() -> None:
-    net = RescalingUNet(1, 2, (2, 3))
-    few, many = (milliseconds({0.5: net}, torch.rand(count, 1, 32, 32), rounds=5)[0.5] for count in (1, 64))
-    assert 0 < many < few  # what a call costs by itself is shared by more images
+    slept = iter([0.03, 0.001, 0.02])
+
+    class Slow(RescalingUNet):
+        def forward(self, x: Tensor, factor: float = 0.5) -> Tensor:
+            time.sleep(next(slept))
+            return x
+
+    found = milliseconds({0.5: Slow(1, 2, (2, 3))}, torch.rand(4, 1, 8, 8), rounds=3)
+    # A millisecond for four images, and what a busy machine adds.
+    assert 0.25 <= found[0.5] < 5
 
 
 def config_of(name: str, folder: Path) -> list[str]:
@@ -233,10 +248,11 @@ def test_the_configs_train_and_validate_every_phi(tmp_path: Path, name: str, wri
     cli = main(["fit", *config_of(name, tmp_path), *save, *SMALL])
     logged = cli.trainer.callback_metrics
     per_phi = [value for key, value in logged.items() if key.startswith("val_dice/phi=")]
-    assert len(per_phi) == 5
+    assert len(per_phi) == 4
     assert float(logged["val_dice"]) == pytest.approx(float(torch.stack(per_phi).mean()), abs=1e-6)
 
 
+@pytest.mark.usefixtures("unlogged")
 def test_phi_reaches_the_network_and_the_hypernetwork() -> None:
     seen = []
 
@@ -262,11 +278,11 @@ def test_the_demo_prints_both_tables_and_draws(tmp_path: Path, capsys: pytest.Ca
     data = ["--data.root", str(tmp_path), "--data.image_size", "8"]
     outcome = demo.main(["cells", "--out", str(out), "--runs", str(tmp_path), *data, *SMALL])
     assert out.read_bytes().startswith(b"\x89PNG")
-    assert [point.phi for point in outcome.front] == pytest.approx(np.linspace(0, 0.5, 9))
-    assert [point.phi for point in outcome.separate] == pytest.approx([0, 0.25, 0.5])
+    assert [point.phi for point in outcome.front] == pytest.approx(np.linspace(0.125, 0.5, 7))
+    assert [point.phi for point in outcome.separate] == pytest.approx([0.125, 0.3125, 0.5])
     costs = [point.megaflops for point in outcome.front]
     assert costs == sorted(costs)
-    assert [point.megaflops for point in outcome.separate] == costs[::4]
+    assert [point.megaflops for point in outcome.separate] == costs[::3]
     assert outcome.cheapest.val_dice >= outcome.best.val_dice - demo.LOSS
     printed = capsys.readouterr().out
     for point in (*outcome.front, *outcome.separate):
