@@ -6,6 +6,7 @@ python -m examples.pareto.demo
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import lightning_mip as mip
+from examples.bayesian_digits.data import CLASSES
 from examples.common.running import fit, fit_plain, settle
 from examples.pareto import figure
 from examples.pareto.front import hypervolume
@@ -25,8 +27,8 @@ HERE = Path(__file__).parent
 FIXED = "examples.pareto.task.FixedPreference"
 # Rays on the whole front, of which every fourth but the ends has a network of its own.
 RAYS, EVERY = 25, 4
-# Of the hypervolumes: a cross-entropy of 1 on both digits, and an accuracy of 0.
-WORST_LOSS, WORST_ACCURACY = (1.0, 1.0), (0.0, 0.0)
+# The reference of both hypervolumes is chance: the cross-entropy of equal probabilities, an accuracy of one in ten.
+WORST_LOSS, WORST_ACCURACY = math.log(CLASSES), 1 / CLASSES
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,10 @@ def run(runs: Path, extra: Sequence[str]) -> Outcome:
 def volumes(points: Sequence[Point]) -> tuple[float, float]:
     """Hypervolume of losses and of accuracies."""
     negative = [(-left, -right) for left, right in (point.accuracy for point in points)]
-    return hypervolume([point.loss for point in points], WORST_LOSS), hypervolume(negative, WORST_ACCURACY)
+    return (
+        hypervolume([point.loss for point in points], (WORST_LOSS, WORST_LOSS)),
+        hypervolume(negative, (-WORST_ACCURACY, -WORST_ACCURACY)),
+    )
 
 
 def table(outcome: Outcome) -> Table:
@@ -100,7 +105,7 @@ def volume_table(outcome: Outcome) -> Table:
     """Hypervolumes of the fronts."""
     result = Table(title="hypervolume; more is better")
     result.add_column("front")
-    for column in ("of losses, to 1 and 1", "of accuracies"):
+    for column in ("of losses", "of accuracies"):
         result.add_column(column, justify="right")
     rows = {
         f"one network, {len(outcome.front)} rays": outcome.front,
