@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-import examples.scale_space
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+from examples.bayesian_digits import mnist
 from examples.common import running
+from examples.pareto import demo as pareto
+from examples.scale_space import demo as scale_space
+from lightning_mip.cli import main
 
-CONFIG = Path(examples.scale_space.__file__).parent / "cells.yaml"
+CONFIG = scale_space.HERE / "cells.yaml"
 
 
 @pytest.fixture
@@ -36,3 +41,25 @@ def test_a_plain_network_takes_over_what_is_not_about_h(plain: dict) -> None:
         "class_path": "some.Plain",
         "init_args": {"phi": 0.25, **{key: given[key] for key in ("primary", "optimizer", "lr_scheduler")}},
     }
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (scale_space.HERE / "cells.yaml", scale_space.full_budget(*scale_space.FULL["cells"])),
+        (scale_space.HERE / "brain.yaml", scale_space.full_budget(*scale_space.FULL["brain"])),
+        (pareto.HERE / "pareto.yaml", pareto.full_budget()),
+        (mnist.HERE / "mnist.yaml", mnist.full_budget()),
+    ],
+)
+def test_the_full_budgets_train_longer_and_anneal_to_the_end(
+    config: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", str(config), *options, "--print_config"])
+    assert not exit_.value.code
+    found, small = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(config.read_text())
+    assert found["trainer"]["max_epochs"] > small["trainer"]["max_epochs"]
+    for run in (found, small):
+        assert run["model"]["init_args"]["lr_scheduler"]["init_args"]["T_max"] == run["trainer"]["max_epochs"]
+    assert (found["data"]["init_args"]["image_size"] or 36) > small["data"]["init_args"]["image_size"]
