@@ -88,5 +88,5 @@ def overlaid(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as PNG, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
