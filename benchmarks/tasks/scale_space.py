@@ -17,6 +17,7 @@ from benchmarks.variants import H, Network
 from examples.common.arrays import read
 from examples.common.overlap import dice
 from examples.common.unet import RescalingUNet
+from examples.scale_space.loss import soft_dice_loss
 
 SIDE, CLASSES = 48, 3
 WIDTHS = (8, 16, 32, 32)
@@ -64,9 +65,4 @@ def load(data: Path) -> Task:
 
 def _loss(net: Network, batch: tuple[Tensor, Tensor], h: H) -> Tensor:
     images, labels = batch
-    found = net(images, float(h["phi"])).softmax(1)
-    wanted = F.one_hot(labels, CLASSES).movedim(-1, 1).to(found)
-    overlap = 2 * (found * wanted).sum((2, 3))
-    sizes = found.square().sum((2, 3)) + wanted.square().sum((2, 3))
-    # Without the background, as in the metric.
-    return 1 - ((overlap + 1e-7) / (sizes + 1e-7))[:, 1:].mean()
+    return soft_dice_loss(net(images, float(h["phi"])), labels)

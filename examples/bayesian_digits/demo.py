@@ -6,7 +6,6 @@ python -m examples.bayesian_digits.demo
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from examples.bayesian_digits import figure
 from examples.bayesian_digits.figure import Case
 from examples.bayesian_digits.metrics import Quality, entropy, quality
 from examples.bayesian_digits.task import BayesianDigits
-from lightning_mip.cli import main as lightning_mip
+from examples.common.running import fit, settle
 from lightning_mip.ensemble import Ensemble
 
 HERE = Path(__file__).parent
@@ -42,12 +41,6 @@ class Outcome:
     plain: Quality
 
 
-def fit(config: str, runs: Path, extra: Sequence[str]) -> LightningCLI:
-    """Run `lightning-mip fit` on one of this folder's configs, logging under `runs`."""
-    options = ["--trainer.logger.init_args.save_dir", str(runs), *extra]
-    return lightning_mip(["fit", "--config", str(HERE / config), *options])
-
-
 def evaluate(hyper: LightningCLI, plain: LightningCLI, draws: int, seed: int) -> Outcome:
     """Ask both networks for the test images, the hypernetwork at `draws` draws of h."""
     hyper.datamodule.setup("test")
@@ -66,19 +59,19 @@ def evaluate(hyper: LightningCLI, plain: LightningCLI, draws: int, seed: int) ->
     )
 
 
-def table(outcome: Outcome) -> Table:
+def quality_table(title: str, single: Sequence[Quality], ensemble: Quality, plain: Quality) -> Table:
     """Accuracy, NLL and calibration of single draws, of the ensemble and of the plain network."""
-    result = Table(title=f"{len(outcome.labels)} test digits, {len(outcome.predicted.draws)} draws of h")
+    result = Table(title=title)
     result.add_column("prediction")
     for column in ("accuracy", "NLL", "ECE"):
         result.add_column(column, justify="right")
-    single = {name: [getattr(one, name) for one in outcome.single] for name in BEST}
+    of_draws = {name: [getattr(one, name) for one in single] for name in BEST}
     rows = {
-        "one draw of h, worst": [WORST[name](values) for name, values in single.items()],
-        "one draw of h, mean": [sum(values) / len(values) for values in single.values()],
-        "one draw of h, best": [BEST[name](values) for name, values in single.items()],
-        "mean over draws of h": [getattr(outcome.ensemble, name) for name in single],
-        "plain network": [getattr(outcome.plain, name) for name in single],
+        "one draw of h, worst": [WORST[name](values) for name, values in of_draws.items()],
+        "one draw of h, mean": [sum(values) / len(values) for values in of_draws.values()],
+        "one draw of h, best": [BEST[name](values) for name, values in of_draws.items()],
+        "mean over draws of h": [getattr(ensemble, name) for name in of_draws],
+        "plain network": [getattr(plain, name) for name in of_draws],
     }
     for name, values in rows.items():
         result.add_row(name, *(f"{value:.4f}" for value in values), style="bold" if name.startswith("mean") else None)
@@ -144,21 +137,15 @@ def main(args: Sequence[str] | None = None) -> Outcome:
     parser.add_argument("--draws", type=int, default=32, help="draws of h that are averaged")
     parser.add_argument("--seed", type=int, default=0, help="seed of these draws")
     options, extra = parser.parse_known_args(args)
-    # Not about this run: the first is between Lightning and PyTorch, the second takes this command's own options for a
-    # mistake, and images in memory need no loader processes.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-
-    # Batches this small gain nothing from more threads, and with one the numbers do not depend on the machine's cores.
-    torch.set_num_threads(1)
-    plain = fit("plain.yaml", options.runs, extra)
-    hyper = fit("demo.yaml", options.runs, extra)
+    settle()
+    plain = fit(HERE / "plain.yaml", options.runs, extra)
+    hyper = fit(HERE / "demo.yaml", options.runs, extra)
     outcome = evaluate(hyper, plain, options.draws, options.seed)
     draw(hyper, plain, outcome, options.seed, options.out)
 
     console = Console()
-    console.print(table(outcome))
+    title = f"{len(outcome.labels)} test digits, {options.draws} draws of h"
+    console.print(quality_table(title, outcome.single, outcome.ensemble, outcome.plain))
     total, from_h = outcome.predicted.entropy.mean(), outcome.predicted.mutual_information.mean()
     console.print(
         f"Predictive entropy: {total:.3f} nats per digit; {from_h:.3f} of it because draws of h disagree.\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,6 +157,23 @@ def draw(
         areas = right.subfigures(len(rows) + 1, 1, height_ratios=[1] * len(rows) + [0.08])[:-1]
         for area, (title, cases) in zip(areas, rows.items(), strict=True):
             draw_cases(area, title, cases)
+    return figure
+
+
+def draw_doubt(doubt: Mapping[str, object], scores: Mapping[str, str]) -> Figure:
+    """Where each score lies on each kind of images: a panel for each score, lines for kinds."""
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, len(scores), figsize=(11, 3.3), layout="constrained", facecolor="white")
+        for axes, (title, score) in zip(panels, scores.items(), strict=True):
+            for (kind, measured), color in zip(doubt.items(), (GREY, HYPER, PLAIN), strict=True):
+                # Over orders of magnitude, down to what rounding leaves.
+                values = np.log10(np.maximum(getattr(measured, score).numpy(), 1e-8))
+                axes.hist(values, np.linspace(-8, 0.5, 60), color=color, histtype="step", lw=1.6, label=kind)
+            axes.set_title(title, loc="left")
+            axes.set_xlabel("nats, log10", color=GREY)
+            axes.set_yticks([])
+            axes.spines["left"].set_visible(False)
+        panels[0].legend(frameon=False, loc="upper left")
     return figure
 
 

@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib")
 from examples.bayesian_digits import demo, figure
 from examples.bayesian_digits.metrics import entropy, quality
 from examples.bayesian_digits.task import BayesianDigits
+from examples.common.running import fit
 from lightning_mip.cli import main
 from tests.examples.test_bayesian_digits_data import arrays, write_idx
 
@@ -64,7 +65,7 @@ def test_the_plain_network_has_the_same_data_and_budget() -> None:
 
 
 def test_validation_logs_each_h_and_their_mean(tmp_path: Path) -> None:
-    cli = demo.fit("demo.yaml", tmp_path, SMALL)
+    cli = fit(HERE / "demo.yaml", tmp_path, SMALL)
     logged = {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
     for metric in ("val_loss", "val_acc"):
         per_h = [value for name, value in logged.items() if name.startswith(f"{metric}/")]
@@ -76,7 +77,7 @@ def test_validation_logs_each_h_and_their_mean(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_gives_the_same_ensemble(tmp_path: Path) -> None:
-    cli = demo.fit("demo.yaml", tmp_path, SMALL)
+    cli = fit(HERE / "demo.yaml", tmp_path, SMALL)
     loaded = BayesianDigits.load_from_checkpoint(cli.trainer.checkpoint_callback.best_model_path, weights_only=True)
     x = torch.rand(3, 1, 8, 8)
     one, two = (model.predict_ensemble(x, 2, class_dim=-1).draws for model in (loaded, cli.model.cpu()))

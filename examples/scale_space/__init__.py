@@ -1,0 +1,1 @@
+"""Segmentation at every rescale factor: one network, from cheap to accurate."""
