@@ -13,9 +13,15 @@ def warp_labels(labels: Tensor, flow: Tensor) -> Tensor:
     return warp(labels.unsqueeze(1).float(), flow, "nearest").squeeze(1).to(labels.dtype)
 
 
-def overlap(moved: Tensor, fixed: Tensor, classes: int) -> Tensor:
-    """Dice of label maps (N, H, W): the mean over the structures that either map of a pair has (N,)."""
-    return dice_by_class(moved, fixed, classes).nanmean(0)
+def overlap(moving: Tensor, fixed: Tensor, flow: Tensor, classes: int) -> Tensor:
+    """Dice of the moved and the fixed label maps: the mean over the structures that both subjects have (N,).
+
+    Where one of them lacks a structure, its slice does not meet it, and no registration would help.
+    """
+    scores = dice_by_class(warp_labels(moving, flow), fixed, classes)
+    # The overlap of a map with itself is nan where the class is not there.
+    there = [dice_by_class(labels, labels, classes) for labels in (moving, fixed)]
+    return (scores * there[0] * there[1]).nanmean(0)
 
 
 def folded(flow: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.cli import LightningCLI
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 import lightning_mip as mip
 from examples.hypermorph import figure
@@ -81,7 +82,7 @@ def evaluate(cli: LightningCLI, plain: Mapping[float, Mapping[str, float]]) -> O
         chosen={name: float(values) for name, values in there.metrics.items()},
         choices=choose_by_structure(model, data.parts["val"], data.names),
         plain=plain,
-        start=float(overlap(test.moving_labels, test.fixed_labels, CLASSES).mean()),
+        start=float(before(test).mean()),
     )
 
 
@@ -90,13 +91,17 @@ def all_of(pairs: Sequence[Pair]) -> Pair:
     return pairs.__getitems__(range(len(pairs)))
 
 
+def before(pair: Pair) -> Tensor:
+    """Dice of each pair when nothing is moved."""
+    return overlap(pair.moving_labels, pair.fixed_labels, torch.zeros_like(pair.moving).repeat(1, 2, 1, 1), CLASSES)
+
+
 def results(outcome: Outcome) -> Table:
     """Dice, folds and smoothness at every lam, beside the specialists."""
     table = Table(title="test pairs")
     for column in ("lam", "Dice", "folded", "smoothness", *(["specialist: Dice", "folded"] if outcome.plain else [])):
         table.add_column(column, justify="right")
-    rows = outcome.table.columns()
-    for lam, *values in zip(*(rows[name] for name in ("lam", *(f"test_{m}" for m in METRICS))), strict=True):
+    for lam, *values in zip(POINTS, *(outcome.table[f"test_{name}"].tolist() for name in METRICS), strict=True):
         alone = outcome.plain.get(lam)
         beside = _cells(alone["test_dice"], alone["test_folded"]) if alone else []
         table.add_row(f"{lam:g}", *_cells(*values), *beside)
@@ -125,7 +130,7 @@ def structures(choices: Mapping[str, mip.Choice]) -> Table:
 def draw(cli: LightningCLI, outcome: Outcome, out: Path) -> None:
     """Write the figure: the test pair that is the furthest apart before registration."""
     test, model = all_of(cli.datamodule.parts["test"]), cli.model.cpu().eval()
-    worst = int(overlap(test.moving_labels, test.fixed_labels, CLASSES).argmin())
+    worst = int(before(test).argmin())
     pair = Pair(*(part[worst : worst + 1] for part in test))
     found = {}
     for lam in SHOWN:

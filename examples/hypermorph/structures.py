@@ -10,7 +10,7 @@ from torch import Tensor
 
 import lightning_mip as mip
 from examples.hypermorph.data import Pairs
-from examples.hypermorph.measures import overlap, warp_labels
+from examples.hypermorph.measures import overlap
 from examples.hypermorph.network import Registered
 from examples.hypermorph.task import CLASSES, HyperMorph
 
@@ -27,14 +27,14 @@ class Masks(NamedTuple):
 
 def dice(found: Registered, batch: Sequence[Tensor]) -> Tensor:
     """Dice of what is marked in a pair's label maps or masks, one value per pair."""
-    return overlap(warp_labels(batch[2], found.flow), batch[3], CLASSES)
+    return overlap(batch[2], batch[3], found.flow, CLASSES)
 
 
 def merged(names: Sequence[str]) -> dict[str, list[int]]:
     """Structure -> its labels, left and right together."""
     found: dict[str, list[int]] = {}
     for label, name in enumerate(names[1:], start=1):
-        found.setdefault(name.removeprefix("Left-").removeprefix("Right-").replace("-", " ").lower(), []).append(label)
+        found.setdefault(name.removeprefix("Left-").removeprefix("Right-").replace("-", " "), []).append(label)
     return found
 
 

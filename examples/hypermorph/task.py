@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import lightning as L
@@ -13,7 +14,7 @@ from torch import Tensor
 import lightning_mip as mip
 from examples.hypermorph.data import Pair
 from examples.hypermorph.losses import DISTANCES, smoothness
-from examples.hypermorph.measures import folded, overlap, warp_labels
+from examples.hypermorph.measures import folded, overlap
 from examples.hypermorph.network import Registered, Registration
 
 Distance = Literal["mse", "ncc"]
@@ -29,10 +30,9 @@ def loss_of(found: Registered, pair: Pair, lam: Tensor | float, distance: Distan
 def log_quality(module: Any, pair: Pair, lam: Tensor | float, stage: str) -> None:
     """Register a batch, and log what came of it."""
     found = module(pair.moving, pair.fixed)
-    moved = warp_labels(pair.moving_labels, found.flow)
     values = {
         "loss": loss_of(found, pair, lam, module.distance),
-        "dice": overlap(moved, pair.fixed_labels, CLASSES).mean(),
+        "dice": overlap(pair.moving_labels, pair.fixed_labels, found.flow, CLASSES).mean(),
         "folded": folded(found.flow).mean(),
         "smoothness": smoothness(found.velocity).mean(),
     }
@@ -70,9 +70,16 @@ class HyperMorph(mip.HyperLightningModule):
 
     def validation_step(self, batch: Pair, batch_idx: int) -> None:
         log_quality(self, batch, self.h["lam"], "val")
+        if batch_idx == 0:
+            self.shown = batch.moving[:1], batch.fixed[:1]
 
     def test_step(self, batch: Pair, batch_idx: int) -> None:
         log_quality(self, batch, self.h["lam"], "test")
+
+    def visualize(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pictures for the page of `lightning-mip sweep`: the first validation pair, registered at ``h``."""
+        moving, fixed = self.shown
+        return {"moving": moving, "warped": self(moving, fixed).warped, "fixed": fixed}
 
 
 class Specialist(L.LightningModule):

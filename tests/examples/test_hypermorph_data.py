@@ -109,15 +109,15 @@ def test_impossible_sizes_are_refused(name: str) -> None:
 
 
 def write_subjects(folder: Path, count: int = 12) -> None:
-    """Folders as in the archive: slices of 160 x 192 x 1, the first axis from side to side, the second upwards."""
+    """Folders as in the archive: slices of 160 x 192 x 1, the first axis from side to side, the second downwards."""
     nibabel = pytest.importorskip("nibabel")
     generator = np.random.default_rng(0)
     for subject in range(count):
         place = folder / f"OASIS_OAS1_{subject:04d}_MR1"
         place.mkdir(parents=True)
         labels = np.zeros((160, 192, 1), np.int16)
-        labels[40:120, 100 + subject : 180] = 2  # in the upper half
-        labels[40:60, 10:40] = 24
+        labels[40:120, 12 : 90 - subject] = 2  # in the upper half
+        labels[40:60, 150:180] = 24
         image = np.where(labels == 2, 0.8, 0.1) + generator.uniform(0, 0.1, labels.shape)
         nibabel.save(nibabel.Nifti1Image(image.astype(np.float32), np.eye(4)), place / data.IMAGE)
         nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), place / data.LABELS)
