@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from examples.common.arrays import data_root, read
 
+ARRAYS = ("image", "seg", "label_names", "mid_slice", "train_idx", "val_idx", "test_idx")
 ARCHIVE = "https://surfer.nmr.mgh.harvard.edu/ftp/data/neurite/data/neurite-oasis.2d.v1.0.tar"
 ARCHIVE_MD5 = "c9ae5864f250c7e4b8d83a104e51ae8e"
 IMAGE, LABELS = "slice_norm.nii.gz", "slice_seg24.nii.gz"
@@ -54,6 +55,10 @@ class Pairs(Dataset[Pair]):
         images = [self.images[subject, place].unsqueeze(1).float() / 255 for subject in (moving, fixed)]
         labels = [self.labels[subject, place] for subject in (moving, fixed)]
         return Pair(*images, *labels)
+
+    def all(self) -> Pair:
+        """All pairs as one batch."""
+        return self.__getitems__(range(len(self)))
 
 
 def ordered_pairs(subjects: Tensor, slices: Tensor) -> Tensor:
@@ -119,6 +124,11 @@ class IXI(_BrainPairs):
         if self.parts:
             return
         file = read(self.root, "ixi_brain2d.npz")
+        if missing := [name for name in ARRAYS if name not in file]:
+            raise ValueError(
+                f"ixi_brain2d.npz in root={str(self.root)!r} lacks {', '.join(missing)}; it holds {', '.join(file)}. "
+                f"Expected {', '.join(ARRAYS)}."
+            )
         images, labels = torch.as_tensor(file["image"]), torch.as_tensor(file["seg"])
         count = images.shape[1]
         slices = list(range(count)) if self.slices is None else self.slices

@@ -75,7 +75,7 @@ def evaluate(cli: LightningCLI, plain: Mapping[float, Mapping[str, float]]) -> O
     table = mip.sweep(model, cli.trainer, {"lam": POINTS}, stage="test")
     choice = mip.choose(model, data.val_dataloader(), dice, "max", grid=21)
     there = mip.sweep(model, cli.trainer, [choice.h], stage="test")
-    test = all_of(data.parts["test"])
+    test = data.parts["test"].all()
     return Outcome(
         table=table,
         choice=choice,
@@ -84,11 +84,6 @@ def evaluate(cli: LightningCLI, plain: Mapping[float, Mapping[str, float]]) -> O
         plain=plain,
         start=float(before(test).mean()),
     )
-
-
-def all_of(pairs: Sequence[Pair]) -> Pair:
-    """All pairs as one batch."""
-    return pairs.__getitems__(range(len(pairs)))
 
 
 def before(pair: Pair) -> Tensor:
@@ -129,7 +124,7 @@ def structures(choices: Mapping[str, mip.Choice]) -> Table:
 
 def draw(cli: LightningCLI, outcome: Outcome, out: Path) -> None:
     """Write the figure: the test pair that is the furthest apart before registration."""
-    test, model = all_of(cli.datamodule.parts["test"]), cli.model.cpu().eval()
+    test, model = cli.datamodule.parts["test"].all(), cli.model.cpu().eval()
     worst = int(before(test).argmin())
     pair = Pair(*(part[worst : worst + 1] for part in test))
     found = {}

@@ -40,7 +40,7 @@ def merged(names: Sequence[str]) -> dict[str, list[int]]:
 
 def masks(pairs: Pairs, names: Sequence[str]) -> list[Masks]:
     """A batch for each structure: all pairs in which both subjects have at least a few pixels of it."""
-    everything = pairs.__getitems__(range(len(pairs)))
+    everything = pairs.all()
     batches = []
     for name, labels in merged(names).items():
         marked = [torch.isin(part, torch.tensor(labels)).long() for part in everything[2:]]

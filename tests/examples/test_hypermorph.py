@@ -250,7 +250,7 @@ def test_validation_logs_quality_at_each_lam(tmp_path: Path, trainer: Callable[.
     data = discs(tmp_path)
     model = HyperMorph(network(), {"lam": mip.Uniform(0, 1)}, eval_grid=[{"lam": 0.0}, {"lam": 0.5}])
     (logged,) = trainer().validate(model, data, verbose=False)
-    val = run.all_of(data.parts["val"])
+    val = data.parts["val"].all()
     start = run.before(val).mean()
     for lam in ("lam=0", "lam=0.5"):
         assert {f"val_{name}/{lam}" for name in ("loss", "dice", "folded", "smoothness")} <= logged.keys()
@@ -266,7 +266,7 @@ def test_pictures_are_of_the_first_validation_pair_at_each_lam(
     model = HyperMorph(network(), {"lam": mip.Uniform(0, 1)}, eval_grid=2)
     torch.nn.init.normal_(model.primary.flow.weight)
     trainer().validate(model, data, verbose=False)
-    first = run.all_of(data.parts["val"])
+    first = data.parts["val"].all()
     with torch.no_grad(), model.at(lam=0.7):
         found = model(first.moving[:1], first.fixed[:1])
         shown = model.visualize({"lam": torch.tensor(0.7)})
@@ -285,7 +285,7 @@ def test_masks_hold_one_structure_and_the_pairs_that_have_it(tmp_path: Path) -> 
     pairs = data.parts["test"]
     found = masks(pairs, data.names)
     assert [batch.structure[0] for batch in found] == ["Disc", "Ring"]
-    everything = run.all_of(pairs)
+    everything = pairs.all()
     disc = found[0]
     assert len(disc.structure) == len(disc.moving) == len(pairs)
     assert torch.equal(disc.fixed_mask.bool(), (everything.fixed_labels == 1) | (everything.fixed_labels == 2))
@@ -312,7 +312,7 @@ def test_training_brings_structures_together_and_lam_is_a_dial(
     model.optimizer = lambda parameters: torch.optim.Adam(parameters, 3e-3, fused=True)
     trainer(max_epochs=1, limit_val_batches=0).fit(model, data)
     table = mip.sweep(model, data, {"lam": [0.0, 0.5, 1.0]}, stage="test")
-    test = run.all_of(data.parts["test"])
+    test = data.parts["test"].all()
     start = float(run.before(test).mean())
     assert float(table["test_dice"].max()) > start + 0.1
     free, _, stiff = table["test_smoothness"].tolist()
@@ -349,7 +349,7 @@ def test_the_configs_run_and_a_checkpoint_registers_the_same(tmp_path: Path) -> 
     save = ["--trainer.logger.init_args.save_dir", str(tmp_path), "--data.root", str(tmp_path)]
     cli = main(["fit", "--config", str(HERE / "hypermorph.yaml"), *save, *SMALL, *VALIDATED])
     loaded = HyperMorph.load_from_checkpoint(cli.trainer.checkpoint_callback.best_model_path, weights_only=True)
-    pair = run.all_of(cli.datamodule.parts["test"])
+    pair = cli.datamodule.parts["test"].all()
     flows = []
     for model in (cli.model.cpu(), loaded):
         with torch.no_grad(), model.at(lam=0.3):

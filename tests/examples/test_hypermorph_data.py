@@ -99,6 +99,16 @@ def test_slices_that_are_not_there_are_refused(tmp_path: Path, slices: list[int]
     assert str(error.value) == f"slices={slices} must be numbers from 0 to 2, or None for all."
 
 
+def test_a_file_without_all_arrays_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "ixi_brain2d.npz", image=np.zeros((2, 1, 4, 4)), seg=np.zeros((2, 1, 4, 4)))
+    with pytest.raises(ValueError, match="lacks") as error:
+        ixi(tmp_path)
+    assert str(error.value) == (
+        f"ixi_brain2d.npz in root={str(tmp_path)!r} lacks label_names, mid_slice, train_idx, val_idx, test_idx; "
+        "it holds image, seg. Expected image, seg, label_names, mid_slice, train_idx, val_idx, test_idx."
+    )
+
+
 @pytest.mark.parametrize("name", ["batch_size", "steps_per_epoch"])
 def test_impossible_sizes_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}=0 must be at least 1.$"):
@@ -137,17 +147,13 @@ def test_oasis_is_read_upright_and_resized(tmp_path: Path) -> None:
     assert pairs.images.shape == pairs.labels.shape == (7, 1, 96, 80)
     assert len(module.names) == 25
     assert pairs.labels.unique().tolist() == [0, 2, 24]
-    pair = everything(pairs)
+    pair = pairs.all()
     large = pair.moving_labels == 2
     assert large[:, :48].sum() > 0
     assert large[:, 50:].sum() == 0
     assert float(pair.moving[:, 0][large].mean()) == pytest.approx(0.85, abs=0.03)
     # Twenty of 160 columns, thirty of 192 rows, at half the size.
     assert (pair.moving_labels == 24).sum((1, 2)).tolist() == [10 * 15] * len(pair.moving)
-
-
-def everything(pairs: Pairs) -> Pair:
-    return pairs.__getitems__(range(len(pairs)))
 
 
 def test_oasis_may_keep_its_size(tmp_path: Path) -> None:
