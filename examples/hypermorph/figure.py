@@ -101,7 +101,9 @@ def draw(
         draw_dice(dice, table, plain, choice)
         dice.axhline(start, color=GREY, lw=1, ls="--", label="before registration")
         dice.set_title("test Dice", loc="left")
-        dice.legend(frameon=False, fontsize=7.5, loc="best")
+        # Some room at the bottom, where the legend is.
+        dice.set_ylim(bottom=start - 0.08)
+        dice.legend(frameon=False, fontsize=7.5, loc="lower left")
         folds.plot(table.values("lam"), 100 * table["test_folded"], color=HYPER, marker="o", ms=3)
         if plain:
             shares = [100 * measured["test_folded"] for measured in plain.values()]
