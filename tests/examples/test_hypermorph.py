@@ -30,7 +30,7 @@ from tests.examples.test_hypermorph_data import write_discs
 HERE = Path(run.__file__).parent
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 ON_CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
-SMALL = [*QUIET, *ON_CPU, "--trainer.max_epochs", "1", "--data.steps_per_epoch", "2"]
+SMALL = [*QUIET, *ON_CPU, "--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--data.slices", "[1]"]
 VALIDATED = ["--trainer.check_val_every_n_epoch", "1", "--model.eval_grid", "2"]
 
 
@@ -308,9 +308,11 @@ def test_training_brings_structures_together_and_lam_is_a_dial(
 ) -> None:
     L.seed_everything(0, verbose=False)
     data = discs(tmp_path, batch_size=8, steps_per_epoch=300)
-    model = HyperMorph(Registration((8, 8, 8)), {"lam": mip.Uniform(0, 1, endpoints=0.2)}, eval_grid=5)
+    space = {"lam": mip.Uniform(0, 1, endpoints=0.2)}
+    model = HyperMorph(Registration((8, 8, 8)), space, draws_per_batch=4)
     model.optimizer = lambda parameters: torch.optim.Adam(parameters, 3e-3, fused=True)
-    trainer(max_epochs=1, limit_val_batches=0).fit(model, data)
+    model.lr_scheduler = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2)
+    trainer(max_epochs=2, limit_val_batches=0).fit(model, data)
     table = mip.sweep(model, data, {"lam": [0.0, 0.5, 1.0]}, stage="test")
     test = data.parts["test"].all()
     start = float(run.before(test).mean())

@@ -29,7 +29,7 @@ def write_discs(folder: Path, subjects: int = 9, side: int = 24) -> None:
             distance, radius = np.hypot(rows - y, columns - x), generator.uniform(3.5, 5.5)
             disc, ring = distance < radius, (distance >= radius) & (distance < radius + 3)
             labels[subject, place] = np.select([disc & (columns < x), disc, ring], [1, 2, 3])
-            images[subject, place] = np.select([disc, ring], [220, 120])
+            images[subject, place] = np.select([disc, ring], [80, 40])
     np.savez(
         folder / "ixi_brain2d.npz",
         image=images,
