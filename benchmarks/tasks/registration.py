@@ -9,44 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import lightning_mip as mip
 from benchmarks.tasks.base import At, Task
 from benchmarks.variants import H, Network
 from examples.common.arrays import read
 from examples.common.overlap import dice
-from examples.common.unet import RescalingUNet
+from examples.hypermorph.losses import SIGMA, mse, smoothness
+from examples.hypermorph.measures import warp_labels
+from examples.hypermorph.network import Registration
 
-SIGMA = 0.05
 # Of the 16 slices, those that are validated on: the one with most structures, and two around it.
 SLICES = (8, 12, 15)
 GRID = 5
-
-
-class Registration(nn.Module):
-    """U-Net, and a convolution that makes a displacement in pixels from its features."""
-
-    def __init__(self, widths: tuple[int, ...] = (8, 16, 32, 32)) -> None:
-        super().__init__()
-        self.unet = RescalingUNet(2, widths[0], widths)
-        self.flow = nn.Conv2d(widths[0], 2, 3, padding=1)
-        nn.init.normal_(self.flow.weight, std=1e-5)
-        nn.init.zeros_(self.flow.bias)
-
-    def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        return self.flow(F.leaky_relu(self.unet(torch.cat([moving, fixed], 1))))
-
-
-def warp(image: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
-    """Move an image by a displacement (N, 2, H, W) in pixels, x first."""
-    height, width = image.shape[-2:]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    at = torch.stack([x, y]) + flow
-    scale = torch.tensor([2 / (width - 1), 2 / (height - 1)]).view(1, 2, 1, 1)
-    grid = (at * scale - 1).permute(0, 2, 3, 1)
-    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
 
 
 def load(data: Path) -> Task:
@@ -75,8 +51,8 @@ def load(data: Path) -> Task:
         scores = []
         for h in grid:
             with at(h) as net:
-                flow = net(*inputs)
-            moved = warp(source.unsqueeze(1).float(), flow, "nearest").squeeze(1).long()
+                flow = net(*inputs).flow
+            moved = warp_labels(source, flow)
             scores.append(dice(moved, target, len(file["label_names"])))
         return sum(scores) / len(scores)
 
@@ -99,8 +75,5 @@ def load(data: Path) -> Task:
 
 def _loss(net: Network, batch: tuple[Tensor, Tensor], h: H) -> Tensor:
     moving, fixed = batch
-    flow = net(moving, fixed)
-    distance = (warp(moving, flow) - fixed).square().mean() / SIGMA**2
-    # Mean over the two axes of the mean squared forward difference.
-    rough = (flow.diff(dim=2).square().mean() + flow.diff(dim=3).square().mean()) / 2
-    return (1 - h["lam"]) * distance + h["lam"] * rough
+    found = net(moving, fixed)
+    return (1 - h["lam"]) * mse(found.warped, fixed).mean() + h["lam"] * smoothness(found.velocity).mean()

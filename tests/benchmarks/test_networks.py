@@ -11,7 +11,6 @@ import torch
 import lightning_mip as mip
 from benchmarks import per_sample
 from benchmarks.primaries import PRIMARIES, ConvNet
-from benchmarks.tasks.registration import warp
 from benchmarks.training import OPTIMIZERS, make_optimizer, stepper
 from benchmarks.variants import VARIANTS
 from examples.common.overlap import dice
@@ -86,14 +85,6 @@ def test_by_hand_gives_what_each_h_gives(run: per_sample.Step) -> None:
 @pytest.mark.parametrize("factor", [0.0, 0.1, 0.37, 0.5])
 def test_rescaling_unet_keeps_the_size(factor: float) -> None:
     assert RescalingUNet(3, 2, (4, 4, 4))(torch.randn(1, 3, 12, 12), factor).shape == (1, 2, 12, 12)
-
-
-def test_warp_moves_in_pixels() -> None:
-    image = torch.arange(16.0).reshape(1, 1, 4, 4)
-    right = torch.zeros(1, 2, 4, 4)
-    right[:, 0] = 1
-    torch.testing.assert_close(warp(image, torch.zeros(1, 2, 4, 4)), image)
-    torch.testing.assert_close(warp(image, right)[..., :-1], image[..., 1:])
 
 
 def test_dice_leaves_out_classes_that_are_not_there() -> None:

@@ -1,0 +1,1 @@
+"""HyperMorph: registration of brain slices at every weight of the regularizer."""
