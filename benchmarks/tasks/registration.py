@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lightning_mip as mip
-from benchmarks.tasks.base import At, Task
+from benchmarks.tasks.base import Task
 from benchmarks.variants import H, Network
 from examples.common.arrays import read
 from examples.common.overlap import dice
@@ -55,7 +55,6 @@ def load(data: Path) -> Task:
     images, labels = torch.as_tensor(file["image"]), torch.as_tensor(file["seg"]).long()
     train, val = torch.as_tensor(file["train_idx"]).long(), torch.as_tensor(file["val_idx"]).long()
     space = mip.HSpace({"lam": mip.Uniform(0, 1)})
-    grid = space.grid(GRID)
     pairs = torch.cartesian_prod(val, val, torch.tensor(SLICES))
     moving, fixed, place = pairs[pairs[:, 0] < pairs[:, 1]].T
 
@@ -71,14 +70,9 @@ def load(data: Path) -> Task:
     inputs = take(moving, place), take(fixed, place)
     source, target = labels[moving, place], labels[fixed, place]
 
-    def evaluate(at: At) -> float:
-        scores = []
-        for h in grid:
-            with at(h) as net:
-                flow = net(*inputs)
-            moved = warp(source.unsqueeze(1).float(), flow, "nearest").squeeze(1).long()
-            scores.append(dice(moved, target, len(file["label_names"])))
-        return sum(scores) / len(scores)
+    def overlap(net: Network, h: H) -> float:
+        moved = warp(source.unsqueeze(1).float(), net(*inputs), "nearest").squeeze(1).long()
+        return dice(moved, target, len(file["label_names"]))
 
     return Task(
         name="registration",
@@ -90,7 +84,8 @@ def load(data: Path) -> Task:
         include="unet.*",
         batch=batch,
         loss=_loss,
-        evaluate=evaluate,
+        grid=space.grid(GRID),
+        quality=overlap,
         batch_size=1,  # as HyperMorph
         steps=2000,
         every=50,
