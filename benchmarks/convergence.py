@@ -40,7 +40,7 @@ SPECIALISTS = 5
 FRACTION = 0.98
 NOTES = (
     f"- *final*: mean over h at the end, median of the last three evaluations; mean over seeds {SEEDS}, with the "
-    "lowest and highest seed in brackets. A run whose loss or weights are no longer finite *diverged* and counts as 0.\n"
+    "lowest and highest seed in brackets. A run whose loss or weights are not finite any more *diverged*, counting 0.\n"
     f"- *lr*: the best with seed {SEARCH_SEED}; \\* where it is at the end of those tried. Tried are three at a factor "
     f"of {FACTOR:g}, and up to two more beyond the end where the best is.\n"
     "- *to default's*, *to 98 %*: steps until the median of three evaluations in a row reaches the final value of "

@@ -71,8 +71,9 @@ class Cell:
         task: one of `STEPS`.
         optimizer: one of `OPTIMIZERS`.
         way: one of `parametrizations.WAYS`.
-        options: what differs: ``dimensions`` and ``primary`` of the task, ``momentum`` of the optimizer, ``at``, the
-            place in the grid of the h of a specialist, ``pretrained``, those of `parametrizations.build`.
+        options: what differs: ``dimensions`` and ``primary`` of the task, ``momentum`` of the optimizer, ``rate`` to
+            tell learning rates apart, ``at``, the place in the grid of the h of a specialist, ``pretrained``, those of
+            `parametrizations.build`.
         rates: learning rates among which the best is looked for; of one there is nothing to look for.
         like: the cell whose learning rate is taken instead.
     """
@@ -173,6 +174,7 @@ def train(run: Run, data: Path) -> Result:
     cell, options = run.cell, dict(run.cell.options)
     task = _task(cell.task, data, **{key: options.pop(key) for key in ("dimensions", "primary") if key in options})
     fixed, pretrained = options.pop("at", None), options.pop("pretrained", False)
+    options.pop("rate", None)  # for the name alone
     extra = {key: options.pop(key) for key in ("momentum",) if key in options}
     torch.manual_seed(run.seed)
     net = task.network()
