@@ -139,8 +139,8 @@ AXES: dict[str, tuple[Callable[[], Axis], str]] = {
 }
 NOTES = (
     f"Accuracy at the end, median of the last three evaluations, mean over h and seeds {SEEDS}; in brackets the "
-    f"lowest and highest seed. Learning rates from a search with seed {SEARCH_SEED}; \\* where the best is at the end of "
-    "those tried. A run whose loss or weights are no longer finite counts as 0, and n diverged says how many did."
+    f"lowest and highest seed. Learning rates from a search with seed {SEARCH_SEED}; \\* where the best is at the end "
+    "of those tried. A run whose loss or weights are no longer finite counts as 0, and n diverged says how many did."
 )
 
 
