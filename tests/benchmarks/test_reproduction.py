@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import ablations, convergence, pages, results
+from benchmarks import ablations, convergence, pages, reproduce, results
 from benchmarks.parametrizations import ACTIVATIONS, WAYS, Unit, build
 from benchmarks.results import Results, Study, complete, key, read
 from benchmarks.runs import STEPS, Cell, Point, Result, Run, train
@@ -222,3 +222,29 @@ class TestTables:
         assert {row["cell"] for row in rows} >= {"shifted, adam, MIP", "shifted, adam, ours, activation ELU"}
         assert len(rows) == len(read(tmp_path / "runs" / "ablations.jsonl"))
         assert ablations.main([*argv, "--tables"]).split("\n\n")[2:] == text.split("\n\n")[2:]
+
+
+class TestMakingItAgain:
+    def test_the_small_one_makes_a_run_of_each_row_again_and_says_how_it_came_out(
+        self, data: Path, tmp_path: Path
+    ) -> None:
+        argv = ["--data", str(data), "--runs", str(tmp_path / "runs")]
+        full = ["--axes", "theta0", "--budget", "0.003", "--seeds", "1", "2", "--out", str(tmp_path / "page")]
+        ablations.main([*argv, *full])
+        (tmp_path / "page" / "convergence.csv").write_text(",".join(pages.COLUMNS) + "\n")
+        text = reproduce.main([*argv, "--page", str(tmp_path / "page")])
+        rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| shifted")]
+        assert len(rows) == 6  # random or pretrained theta0, three ways; of two seeds, one
+        assert {row[-1] for row in rows} <= {"+0.0000 |", "-0.0000 |"}
+        assert "6 rows made again with seed 1; 6 came out the same to four digits." in text
+
+    def test_a_value_that_is_not_the_committed_one_shows(self, data: Path, tmp_path: Path) -> None:
+        header, row = ",".join(pages.COLUMNS), '"shifted, adam, MIP",0.001,1,2,0.9999,0,0.9 0.9,1,1,1'
+        (tmp_path / "ablations.csv").write_text(f"{header}\n{row}\n")
+        (tmp_path / "convergence.csv").write_text(f"{header}\n")
+        text = reproduce.small(tmp_path, tmp_path / "runs", data, 1, 1)
+        assert "1 rows made again with seed 1; 0 came out the same" in text
+
+    def test_without_rows_it_says_how_to_make_them(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"convergence.csv does not exist, .*; use --full to make them."):
+            reproduce.main(["--data", str(tmp_path), "--page", str(tmp_path)])
