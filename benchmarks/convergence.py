@@ -30,7 +30,7 @@ COMPARED = tuple(way for way in WAYS if way != "specialist")
 RATES = {
     ("digits", "sgd"): (1e-2, 3e-2, 1e-1),
     ("digits", "adam"): (1e-3, 3e-3, 1e-2),
-    ("registration", "sgd"): (1e-3, 3e-3, 1e-2),
+    ("registration", "sgd"): (1e-2, 3e-2, 1e-1),
     ("registration", "adam"): (3e-4, 1e-3, 3e-3),
     ("scale_space", "sgd"): (1e-2, 3e-2, 1e-1),
     ("scale_space", "adam"): (3e-4, 1e-3, 3e-3),
