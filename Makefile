@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+REPRODUCE_ARGS ?= --workers 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clean
+.PHONY: help demo test reproduce clean
 
 help: ## say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +26,10 @@ test: $(STAMP) ## lint, formatting, types and tests (PYTEST_ARGS="-k name" is pa
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+reproduce: $(STAMP) ## run each row of docs/reproduction again with one seed (the data: LIGHTNING_MIP_DATA; all: REPRODUCE_ARGS="--full --workers 2 --out docs/reproduction")
+	$(BIN)/python -m pip install --quiet --editable '.[bench]' --constraint constraints.txt
+	$(BIN)/python -m benchmarks.reproduce $(REPRODUCE_ARGS)
 
 clean: ## remove the environment, caches and builds; the output of runs stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -67,7 +67,8 @@ def hyperlight(
         with main.using_externals(hyper(h=u)):
             yield main
 
-    return Variant([*main.parameters(), *hyper.parameters()], draw, at)
+    added = [hyper.backbone.output.bias]  # its place for the independent weights
+    return Variant([*main.parameters(), *hyper.parameters()], draw, at, added=added)
 
 
 def _positions(space: mip.HSpace, h: dict[str, Any]) -> Tensor:

@@ -32,12 +32,14 @@ class Variant:
         draw: step -> h.
         at: h -> context manager that gives the network, with the weights of h in place.
         match: told the optimizer before training.
+        added: parameters that are added to what is generated, so that their gradient is that of the generated weights.
     """
 
     parameters: list[nn.Parameter]
     draw: Callable[[int], H]
     at: Callable[[H], AbstractContextManager[Network]]
     match: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None
+    added: Sequence[nn.Parameter] = ()
 
 
 # Takes the primary, which it may change, the space of h and a seed of the draws; the options are those of `ours`.
@@ -51,7 +53,7 @@ def plain(net: nn.Module, space: mip.HSpace, seed: int = 0, **options: Any) -> V
     def at(h: H) -> Iterator[Network]:
         yield net
 
-    return Variant(list(net.parameters()), lambda step: {}, at)
+    return Variant(list(net.parameters()), lambda step: {}, at, added=list(net.parameters()))
 
 
 def ours(
@@ -77,7 +79,14 @@ def ours(
             yield net
 
     parameters = [*net.parameters(), *hyper.parameters()]
-    return Variant(parameters, lambda step: space.sample(seed=seed, step=step), at, hyper.match)
+    return Variant(parameters, lambda step: space.sample(seed=seed, step=step), at, hyper.match, added(net, hyper))
+
+
+def added(net: nn.Module, hyper: mip.HyperNetwork) -> list[nn.Parameter]:
+    """What is added to that which the hypernetwork generates: theta0, or without it the bias of the head."""
+    if hyper.residual:
+        return [net.get_parameter(name) for name in hyper.shapes]
+    return [parameter for name, parameter in hyper.head.named_parameters() if name == "bias"]
 
 
 def ours_paper(

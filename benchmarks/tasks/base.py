@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +29,8 @@ class Task:
         include: which of its parameters are generated.
         batch: (generator, size) -> training batch.
         loss: (network, batch, h) -> loss.
-        evaluate: of the networks at a fixed grid of h, on validation data: the mean over h of a metric that is best
-            at 1.
+        grid: values of h that validation looks at.
+        quality: (network, h) -> a metric on validation data that is best at 1.
         batch_size: samples per training step.
         steps: after which training is at its end, or nearly.
         every: steps between evaluations.
@@ -42,7 +43,20 @@ class Task:
     include: str
     batch: Callable[[torch.Generator, int], Any]
     loss: Callable[[Network, Any, H], Tensor]
-    evaluate: Callable[[At], float]
+    grid: Sequence[H]
+    quality: Callable[[Network, H], float]
     batch_size: int
     steps: int
     every: int
+
+    def qualities(self, at: At) -> list[float]:
+        """Evaluate the networks at the grid of h."""
+        found = []
+        for h in self.grid:
+            with at(h) as net:
+                found.append(self.quality(net, h))
+        return found
+
+    def evaluate(self, at: At) -> float:
+        """Average the metric over the grid of h."""
+        return statistics.mean(self.qualities(at))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import lightning_mip as mip
-from benchmarks.tasks.base import At, Task
+from benchmarks.tasks.base import Task
 from benchmarks.variants import H, Network
 from examples.bayesian_digits.data import resize
 from examples.bayesian_digits.network import ConvNet
@@ -32,12 +32,8 @@ def load(data: Path) -> Task:
 
     x, y = take(val)
 
-    def evaluate(at: At) -> float:
-        right = []
-        for h in draws:
-            with at(h) as net:
-                right.append((net(x).argmax(-1) == y).float().mean())
-        return float(torch.stack(right).mean())
+    def accuracy(net: Network, h: H) -> float:
+        return float((net(x).argmax(-1) == y).float().mean())
 
     return Task(
         name="digits",
@@ -48,7 +44,8 @@ def load(data: Path) -> Task:
         include="*",
         batch=lambda generator, size: take(train[torch.randint(len(train), (size,), generator=generator)]),
         loss=_loss,
-        evaluate=evaluate,
+        grid=draws,
+        quality=accuracy,
         batch_size=64,
         steps=1000,
         every=25,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import lightning_mip as mip
-from benchmarks.tasks.base import At, Task
+from benchmarks.tasks.base import Task
 from benchmarks.variants import H, Network
 from examples.common.arrays import read
 from examples.common.overlap import dice
@@ -31,7 +31,6 @@ def load(data: Path) -> Task:
     images, labels = torch.as_tensor(file["image"]), torch.as_tensor(file["seg"]).long()
     train, val = torch.as_tensor(file["train_idx"]).long(), torch.as_tensor(file["val_idx"]).long()
     space = mip.HSpace({"lam": mip.Uniform(0, 1)})
-    grid = space.grid(GRID)
     pairs = torch.cartesian_prod(val, val, torch.tensor(SLICES))
     moving, fixed, place = pairs[pairs[:, 0] < pairs[:, 1]].T
 
@@ -47,14 +46,8 @@ def load(data: Path) -> Task:
     inputs = take(moving, place), take(fixed, place)
     source, target = labels[moving, place], labels[fixed, place]
 
-    def evaluate(at: At) -> float:
-        scores = []
-        for h in grid:
-            with at(h) as net:
-                flow = net(*inputs).flow
-            moved = warp_labels(source, flow)
-            scores.append(dice(moved, target, len(file["label_names"])))
-        return sum(scores) / len(scores)
+    def overlap(net: Network, h: H) -> float:
+        return dice(warp_labels(source, net(*inputs).flow), target, len(file["label_names"]))
 
     return Task(
         name="registration",
@@ -66,7 +59,8 @@ def load(data: Path) -> Task:
         include="unet.*",
         batch=batch,
         loss=_loss,
-        evaluate=evaluate,
+        grid=space.grid(GRID),
+        quality=overlap,
         batch_size=1,  # as HyperMorph
         steps=2000,
         every=50,

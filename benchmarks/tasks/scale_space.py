@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import lightning_mip as mip
-from benchmarks.tasks.base import At, Task
+from benchmarks.tasks.base import Task
 from benchmarks.variants import H, Network
 from examples.common.arrays import read
 from examples.common.overlap import dice
@@ -33,19 +33,14 @@ def load(data: Path) -> Task:
     labels = F.interpolate(labels, size=(SIDE, SIDE), mode="nearest").squeeze(1).long()
     train, val = torch.as_tensor(file["train_idx"]).long(), torch.as_tensor(file["val_idx"]).long()
     space = mip.HSpace({"phi": mip.Uniform(0, 0.5)})
-    grid = space.grid(GRID)
 
     def batch(generator: torch.Generator, size: int) -> tuple[Tensor, Tensor]:
         index = train[torch.randint(len(train), (size,), generator=generator)]
         mirrored = [axis for axis in (1, 2) if torch.rand((), generator=generator) < 0.5]
         return images[index].flip([axis + 1 for axis in mirrored]), labels[index].flip(mirrored)
 
-    def evaluate(at: At) -> float:
-        scores = []
-        for h in grid:
-            with at(h) as net:
-                scores.append(dice(net(images[val], float(h["phi"])).argmax(1), labels[val], CLASSES))
-        return sum(scores) / len(scores)
+    def overlap(net: Network, h: H) -> float:
+        return dice(net(images[val], float(h["phi"])).argmax(1), labels[val], CLASSES)
 
     return Task(
         name="scale_space",
@@ -56,7 +51,8 @@ def load(data: Path) -> Task:
         include="*",
         batch=batch,
         loss=_loss,
-        evaluate=evaluate,
+        grid=space.grid(GRID),
+        quality=overlap,
         batch_size=8,
         steps=1000,
         every=25,
