@@ -225,7 +225,7 @@ def attach(net: nn.Module, **arguments: Any) -> HyperNetwork:
 def simplified(net: nn.Module) -> nn.Module:
     """Switch off what goes wrong with ``functional_call``: activation checkpointing and sparse gradients."""
     for module in net.modules():
-        if isinstance(module, Checkpointed):
+        if hasattr(module, "checkpointing"):
             module.checkpointing = False
         if isinstance(module, nn.Embedding):
             module.sparse = False
