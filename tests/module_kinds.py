@@ -71,10 +71,10 @@ class Keyed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weights = nn.ParameterDict({"in": torch.randn(FEATURES, 3), "out": torch.randn(3, FEATURES)})
+        self.weights = nn.ParameterDict({"inner": torch.randn(FEATURES, 3), "out": torch.randn(3, FEATURES)})
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x @ self.weights["in"]).tanh() @ self.weights["out"]
+        return (x @ self.weights["inner"]).tanh() @ self.weights["out"]
 
 
 class Checkpointed(nn.Module):

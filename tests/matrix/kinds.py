@@ -28,6 +28,7 @@ class Kind:
         own: the dtypes of its parameters are what it is about, so they are not converted.
         exact: whether the reference is computed in float64; not where rounding is what the network does.
         tolerance: of a network that keeps its dtypes, relative.
+        whole: torch.compile makes one graph of it; not where torch itself leaves parts of it to Python.
     """
 
     says: str
@@ -36,6 +37,7 @@ class Kind:
     own: bool = False
     exact: bool = True
     tolerance: float = 1e-4
+    whole: bool = True
 
     def build(self, dtype: torch.dtype = DOUBLE, seed: int = 0) -> Built:
         """Build network and inputs, the same for the same seed."""
@@ -104,8 +106,9 @@ class Complex(nn.Module):
 class Buffered(nn.Module):
     """Centers its features by their running mean, counts its calls, and has a fixed table that no checkpoint holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_place: bool = True) -> None:
         super().__init__()
+        self.in_place = in_place
         self.first, self.last = nn.Linear(FEATURES, 4), nn.Linear(4, 2)
         self.register_buffer("mean", torch.zeros(4))
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
@@ -115,8 +118,12 @@ class Buffered(nn.Module):
         y = self.first(x)
         if self.training:
             with torch.no_grad():
-                self.mean.lerp_(y.mean(0).to(self.mean), 0.5)
-                self.calls.add_(1)
+                mean = self.mean.lerp(y.mean(0).to(self.mean), 0.5)
+                if self.in_place:
+                    self.mean.copy_(mean)
+                    self.calls.add_(1)
+                else:
+                    self.mean, self.calls = mean, self.calls + 1
         return self.last((y - self.mean).tanh() * self.table)
 
 
@@ -235,6 +242,11 @@ def _attention_batch_first() -> Built:
     return nn.MultiheadAttention(FEATURES, 2, batch_first=True), (x, x, x)
 
 
+def _hypernetwork() -> Built:
+    net, _ = KINDS["nested_hypernetwork"]()
+    return net, ({"lam": torch.rand(BATCH)},)
+
+
 def _half() -> Built:
     net = nn.Sequential(nn.Linear(FEATURES, 4), nn.Tanh(), nn.Linear(4, 2))
     return net.half(), (_features().half(),)
@@ -272,7 +284,12 @@ _SAYS = {
     "nested_hypernetwork": "a hypernetwork",
 }
 
-ROWS: dict[str, Kind] = {name: Kind(_SAYS[name], network) for name, network in KINDS.items()} | {
+_IN_PARTS = {"lstm", "gru", "checkpoint_reentrant"}
+
+ROWS: dict[str, Kind] = {
+    name: Kind(_SAYS[name], network, whole=name not in _IN_PARTS) for name, network in KINDS.items()
+} | {
+    "nested_hypernetwork": Kind(_SAYS["nested_hypernetwork"], _hypernetwork),
     "attention_batch_first": Kind("`MultiheadAttention`, the batch first", _attention_batch_first),
     "weight_norm_hook": Kind("`nn.utils.weight_norm`, the old one by a hook", _on_features(_quiet(_weight_norm_hook))),
     "spectral_norm": Kind("`parametrizations.spectral_norm` in evaluation", _on_features(_spectral_norm)),
@@ -282,23 +299,28 @@ ROWS: dict[str, Kind] = {name: Kind(_SAYS[name], network) for name, network in K
         "LoRA layers, `include` their adapters", _on_features(_lora), arguments={"include": "*.lora_*"}
     ),
     "quantization_aware": Kind(
-        "`torch.ao` quantization-aware layers", _on_features(_quiet(_quantization_aware)), own=True, exact=False
+        "`torch.ao` quantization-aware layers",
+        _on_features(_quiet(_quantization_aware)),
+        own=True,
+        exact=False,
+        whole=False,
     ),
     "scripted": Kind("a scripted submodule", _on_features(_quiet(_scripted))),
     "scripted_excluded": Kind(
-        "a scripted submodule, in `exclude`", _on_features(_quiet(_scripted)), arguments={"exclude": "1.*"}
+        "a scripted submodule, in `exclude`", _on_features(_quiet(_scripted)), {"exclude": "1.*"}, whole=False
     ),
     "complex": Kind("complex parameters", _on_features(Complex), own=True),
     "complex_excluded": Kind(
         "complex parameters, in `exclude`", _on_features(Complex), arguments={"exclude": "filter"}, own=True
     ),
     "half": Kind("a float16 network", _half, own=True, tolerance=2e-2),
-    "mixed_dtypes": Kind(
-        "float32, float16 and bfloat16 layers", _on_features(_mixed_dtypes), own=True, tolerance=5e-2
-    ),
+    "mixed_dtypes": Kind("float32, float16 and bfloat16 layers", _on_features(_mixed_dtypes), own=True, tolerance=5e-2),
     "lazy": Kind("lazy layers", _on_features(_quiet(_lazy))),
     "lazy_after_a_forward": Kind("lazy layers after a first forward", _on_features(_quiet(_lazy_after_a_forward))),
-    "buffers": Kind("buffers that change what it puts out", _on_features(Buffered)),
+    "buffers": Kind("running statistics of one's own, written in place", _on_features(Buffered)),
+    "buffers_replaced": Kind(
+        "running statistics of one's own, new tensors each time", _on_features(lambda: Buffered(in_place=False))
+    ),
     "tiny": Kind("parameters of one number", _on_features(Tiny)),
     "zero_sized": Kind("parameters without numbers", _on_features(_quiet(_zero_sized))),
     "deep": Kind("500 layers", lambda: (Deep(), (torch.randn(BATCH, 3),))),

@@ -159,7 +159,7 @@ def losses_of(model: Any, reference: ByHand, batches: Sequence[Batch], epochs: i
 def assert_trained(model: Any, start: Sequence[Tensor], expected: Sequence[Tensor], kind: Kind) -> None:
     """Compare by how much training has changed each parameter."""
     found = [p.detach() - s for p, s in zip(model.parameters(), start, strict=True)]
-    change = [e - s for e, s in zip(expected, start, strict=True)]
+    change = [e.detach() - s for e, s in zip(expected, start, strict=True)]
     assert any(float(tensor.abs().max()) > 0 for tensor in change if tensor.numel()), "nothing was trained"
     assert_near(found, change, CHANGE * tolerance(kind) if kind.own else CHANGE * EXACT, "change")
 
@@ -226,9 +226,7 @@ def several_forwards(kind: Kind, folder: Path) -> None:
     def losses() -> Iterator[Callable[[], Tensor]]:
         for step, (first, second) in enumerate(pairs):
             lam = drawn(model, step)
-            yield lambda a=first, b=second, lam=lam: (
-                value(reference(*a, lam=lam)) - 0.5 * value(reference(*b, lam=lam))
-            )
+            yield lambda a=first, b=second, lam=lam: value(reference(*a, lam=lam)) - 0.5 * value(reference(*b, lam=lam))
 
     start = [p.detach().clone() for p in reference.parameters]
     expected = by_hand(reference, losses())[-1]
