@@ -22,21 +22,18 @@ RANKS, STEPS = 2, 2
 
 
 class Buffers:
-    """The buffers of one process, as DDP leaves them: those of rank 0, but not where the network replaces them."""
+    """The buffers of one process: before each forward, DDP replaces them by those of rank 0."""
 
     def __init__(self, net: nn.Module) -> None:
-        self.places = [(child._buffers, name) for child in net.modules() for name in child._buffers]
-        self.own = [_copy(buffers[name]) for buffers, name in self.places]
-        self.replaced = [False for _ in self.places]
+        self.places = [(child._buffers, name) for child in net.modules() for name, _ in child._buffers.items()]
+        self.take()
 
     def install(self, first: list[Tensor | None]) -> None:
-        for place, (buffers, name) in enumerate(self.places):
-            buffers[name] = _copy(self.own[place] if self.replaced[place] else first[place])
-        self.given = [buffers[name] for buffers, name in self.places]
+        for (buffers, name), buffer in zip(self.places, first, strict=True):
+            buffers[name] = _copy(buffer)
 
     def take(self) -> None:
         self.own = [buffers[name] for buffers, name in self.places]
-        self.replaced = [one is not other for one, other in zip(self.own, self.given, strict=True)]
 
 
 def _copy(buffer: Tensor | None) -> Tensor | None:
