@@ -250,16 +250,19 @@ def _apart_most(found: list[Tensor], expected: list[Tensor]) -> float:
 
 @contextmanager
 def _buffers_of(plain: nn.Module, network: nn.Module) -> Iterator[None]:
-    """Let a network run with another's running statistics, which may be estimated anew."""
-    own = dict(network.named_buffers())
-    before = {name: buffer.clone() for name, buffer in own.items()}
+    """Let a network run with another's running statistics, which may be estimated anew; its own stay as they are."""
+    pairs = [(one._buffers, other._buffers) for one, other in zip(network.modules(), plain.modules(), strict=True)]
+    # Other tensors in their place, as a buffer may change its shape, or be replaced, when the network runs.
+    before = [dict(own.items()) for own, _ in pairs]
     try:
-        for name, buffer in plain.named_buffers():
-            own[name].copy_(buffer)
+        for own, other in pairs:
+            for name, buffer in other.items():
+                own[name] = None if buffer is None else buffer.clone()
         yield
     finally:
-        for name, buffer in before.items():
-            own[name].copy_(buffer)
+        for (own, _), kept in zip(pairs, before, strict=True):
+            for name, buffer in kept.items():
+                own[name] = buffer
 
 
 def _leaves(tree: Any) -> list[Tensor]:
@@ -277,7 +280,7 @@ def _apart(one: Tensor, two: Tensor) -> float:
 
 
 def _check(exported: Exported, plain: nn.Module) -> None:
-    kinds = {tensor.dtype for tensor in plain.state_dict().values() if tensor.is_floating_point()}
+    kinds = {tensor.dtype for tensor in _leaves(plain.state_dict()) if tensor.is_floating_point()}
     tolerance = max([TOLERANCE, *(4 * torch.finfo(kind).eps for kind in kinds)])
     if not exported.difference <= tolerance:
         exported.path.unlink()

@@ -143,8 +143,12 @@ def materialize(
     given = injector.hypernet.space.tensors({**(h or {}), **components})
     with injector.paused(), torch.no_grad():
         # The memo stands in for both, so that the copy leaves the hypernetwork behind, also one that the root holds.
-        plain = copy.deepcopy(injector.root, {id(injector): None, id(injector.hypernet): None})
+        memo = {id(injector): None, id(injector.hypernet): None, **_computed(injector.root)}
+        plain = copy.deepcopy(injector.root, memo)
         _remove_hook(plain, None)
+        # Torch copies the parameters of scripted modules as tensors that are not trained.
+        for own, copied in zip(injector.root.parameters(), plain.parameters(), strict=True):
+            copied.requires_grad_(own.requires_grad)
         with evaluated(injector.hypernet):
             weights = injector.weights(given)
         injector.check_finite(weights, given)
@@ -270,6 +274,12 @@ def _warn_of_batch_norm(module: nn.Module) -> None:
             "mip.materialize(..., recalibrate=dataloader).",
             stacklevel=3,
         )
+
+
+def _computed(module: nn.Module) -> dict[int, Tensor]:
+    """By id, a stand-in for each tensor that hooks compute (the old weight_norm), which torch refuses to copy."""
+    values = [value for child in module.modules() for value in vars(child).values()]
+    return {id(value): value.detach().clone() for value in values if isinstance(value, Tensor) and not value.is_leaf}
 
 
 def _require_grad(injector: Injector, flag: bool) -> None:

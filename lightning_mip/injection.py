@@ -287,7 +287,8 @@ class Injector:
         if self._checked or not reached:
             return
         self._checked = True
-        unused = [name for index, name in enumerate(self.hypernet.shapes) if index not in reached]
+        shapes = enumerate(self.hypernet.shapes.items())
+        unused = [name for index, (name, shape) in shapes if index not in reached and shape.numel()]
         if unused:
             more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
             warnings.warn(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,7 +29,9 @@ def run_per_sample(injector: Injector, h: Mapping[str, Tensor], args: tuple[Any,
         kwargs: keyword inputs, likewise.
 
     Raises:
-        ValueError: the batch and ``h`` differ in size, BatchNorm is in training mode, or there is a recurrent layer.
+        ValueError: the batch and ``h`` differ in size, BatchNorm is in training mode, there is a recurrent layer, or a
+            sparse embedding to train, or the network replaces a buffer.
+        RuntimeError: the network has something else that torch.vmap cannot run.
     """
     _check_layers(injector.root)
     size = len(next(iter(h.values())))
@@ -46,8 +49,48 @@ def run_per_sample(injector: Injector, h: Mapping[str, Tensor], args: tuple[Any,
 
     in_dims = (0, tree_map(_batch_dim, args), tree_map(_batch_dim, kwargs))
     weights = injector.weights(h)
-    with torch.autograd.graph.disable_saved_tensors_hooks(_CHECKPOINTED):
-        return torch.vmap(one, in_dims=in_dims, randomness="different")(weights, args, kwargs)
+    with (
+        _buffers_kept(injector.root),
+        _without_fast_path(),
+        torch.autograd.graph.disable_saved_tensors_hooks(_CHECKPOINTED),
+    ):
+        try:
+            return torch.vmap(one, in_dims=in_dims, randomness="different")(weights, args, kwargs)
+        except RuntimeError as error:
+            if str(error) == _CHECKPOINTED:
+                raise
+            raise RuntimeError(
+                f"torch.vmap, by which per_sample=True runs {type(injector.root).__name__}, failed on it for the "
+                "reason above; use draws_per_batch instead of per_sample."
+            ) from error
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Put back the buffers that the network replaces, and refuse to go on with them."""
+    kept = [(child._buffers, name, buffer) for child in module.modules() for name, buffer in child._buffers.items()]
+    try:
+        yield
+    finally:
+        replaced = [name for own, name, buffer in kept if own[name] is not buffer]
+        for own, name, buffer in kept:
+            own[name] = buffer
+    if replaced:
+        raise ValueError(
+            f"per_sample=True runs each sample alone, but the network replaces its buffer {replaced[0]} when it runs, "
+            "which cannot hold a value for every sample; use draws_per_batch instead of per_sample."
+        )
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Transformers in evaluation have one without gradients, and do not see in torch.vmap that gradients are wanted."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(before and not torch.is_grad_enabled())
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _add_batch(value: Any) -> Any:
@@ -68,6 +111,11 @@ def _check_layers(module: nn.Module) -> None:
             raise ValueError(
                 f"per_sample=True cannot run the recurrent layer {name or 'at the root'}, as torch.vmap has no rule "
                 "for it; use draws_per_batch instead of per_sample."
+            )
+        if isinstance(child, (nn.Embedding, nn.EmbeddingBag)) and child.sparse and torch.is_grad_enabled():
+            raise ValueError(
+                f"per_sample=True cannot train the sparse embedding layer {name or 'at the root'}, as torch.vmap has "
+                "no rule for its gradient; build it with sparse=False, or use draws_per_batch instead of per_sample."
             )
         if isinstance(child, _BatchNorm) and (child.training or not child.track_running_stats):
             raise ValueError(

@@ -158,6 +158,34 @@ def test_running_statistics_are_estimated_anew_and_compared_like_with_like(tmp_p
     assert exported.difference < 1e-5
 
 
+class Remembering(Net):
+    """Keeps its last output, whose shape it does not know before it runs, and says how old it is in its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if not torch.compiler.is_compiling():
+            self.seen = y.detach()
+        return y
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"age": 1}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Nothing to keep."""
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.pt2"])
+def test_a_network_may_have_state_of_its_own_and_buffers_that_grow(tmp_path: Path, name: str) -> None:
+    model = make(Task, primary=Remembering())
+    exported = mip.export(model, {"lam": 0.3}, tmp_path / name, example=X)
+    assert exported.difference < 1e-6
+    assert model.primary.seen.shape == (0,)
+
+
 class Random(Net):
     """Is another at each call."""
 

@@ -100,6 +100,32 @@ def test_materializing_finds_the_one_hypernetized_network_of_a_module() -> None:
         assert_close(tensors(plain(*inputs)), run(net, inputs))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.nn.utils.weight_norm. is deprecated")
+def test_the_old_weight_norm_which_torch_cannot_copy_is_materialized() -> None:
+    net = nn.Sequential(nn.utils.weight_norm(nn.Linear(FEATURES, 3)), nn.Tanh())
+    hyper, x = attach(net), torch.randn(2, FEATURES)
+    plain = mip.materialize(net, lam=0.3)
+    deltas = hyper({"lam": 0.3})
+    g, v, bias = (net.get_parameter(f"0.{n}") + deltas[f"0.{n}"] for n in ("weight_g", "weight_v", "bias"))
+    expected = (x @ (g * v / v.norm(dim=1, keepdim=True)).T + bias).tanh()
+    assert_close(plain(x), expected)
+    loss(plain(x)).backward()
+    assert plain[0].weight_v.grad is not None
+    assert net[0].weight_v.grad is None
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_a_scripted_part_of_a_materialized_network_is_trained() -> None:
+    scripted = torch.jit.script(nn.Linear(2, 2))
+    net = nn.Sequential(nn.Linear(2, 2), scripted)
+    scripted.bias.requires_grad_(False)
+    attach(net, exclude="1.*")
+    plain = mip.materialize(net, lam=0.3)
+    assert [p.requires_grad for p in plain.parameters()] == [True, True, True, False]
+    loss(plain(torch.ones(1, 2))).backward()
+    assert plain[1].weight.grad.abs().sum() > 0
+
+
 def test_a_nested_hypernetwork_materializes_from_the_inside_out() -> None:
     net, inputs = build("methods")
     inner = attach(net)

@@ -720,6 +720,14 @@ def test_a_sliced_parameter_list_which_cuts_the_gradient_is_named_once(recwarn: 
     assert not recwarn.list
 
 
+def test_a_parameter_without_numbers_is_not_named_as_untrained() -> None:
+    net = Autoencoder()
+    net.register_parameter("nothing", nn.Parameter(torch.zeros(0, 3)))
+    net, _, _ = pair(net)
+    with mip.at(net, lam=0.3):
+        loss(net(batch())).backward()
+
+
 def test_weights_reached_by_a_later_backward_of_the_block_are_not_named() -> None:
     net, _, _ = pair(Autoencoder())
     with mip.at(net, lam=0.3):

@@ -62,6 +62,7 @@ def test_it_equals_a_loop_over_samples_with_gradients() -> None:
 
 # What torch.vmap has no rule for, and what does not take the samples as the first dimension.
 ELSE = {"batch_norm", "lstm", "gru", "attention", "checkpoint", "checkpoint_reentrant", "spectral_norm_hook"}
+ELSE |= {"sparse_embedding"}  # its gradient
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
@@ -78,6 +79,60 @@ def test_every_kind_of_network_equals_the_loop(kind: str) -> None:
         for all_, one in zip(together, single, strict=True):
             torch.testing.assert_close(all_[i : i + 1], one, rtol=0, atol=1e-10)
     assert all(type(parameter) is nn.Parameter for parameter in network.parameters())
+
+
+class Averaging(nn.Module):
+    """Keeps a mean over the batch, in a new tensor or in place."""
+
+    def __init__(self, in_place: bool = False) -> None:
+        super().__init__()
+        self.layer, self.in_place = nn.Linear(3, 2), in_place
+        self.register_buffer("mean", torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        if self.in_place:
+            self.mean.add_(y.detach().mean(0))
+        else:
+            self.mean = self.mean + y.detach().mean(0)
+        return y - self.mean
+
+
+def test_a_buffer_that_the_network_replaces_is_put_back() -> None:
+    network = Averaging()
+    injector, mean = built(network), network.mean
+    with pytest.raises(ValueError, match="replaces its buffer mean"):
+        run_per_sample(injector, {"lam": torch.rand(SIZE)}, (torch.ones(4, 3).double(),), {})
+    assert network.mean is mean
+    with injector.at({"lam": 0.3}):
+        network(torch.ones(4, 3).double())
+
+
+def test_what_vmap_cannot_run_says_so_and_what_to_do_instead() -> None:
+    message = (
+        "torch.vmap, by which per_sample=True runs Averaging, failed on it for the reason above; use draws_per_batch "
+        "instead of per_sample."
+    )
+    with pytest.raises(RuntimeError) as caught:
+        running(Averaging(in_place=True), torch.ones(4, 3).double())
+    assert str(caught.value) == message
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
+def test_a_transformer_in_evaluation_is_trained_off_its_fast_path() -> None:
+    network = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).double().eval()
+    injector = built(network)
+    lam, x = torch.rand(SIZE), torch.randn(SIZE, 5, 4, dtype=torch.float64)
+    together = run_per_sample(injector, {"lam": lam}, (x,), {})
+    parameters = [*network.parameters(), *injector.hypernet.parameters()]
+    found = torch.autograd.grad(together.square().sum(), parameters)
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(SIZE):
+        with injector.at({"lam": lam[i]}):
+            total = total + network(x[i : i + 1]).square().sum()
+    torch.testing.assert_close(found, torch.autograd.grad(total, parameters), rtol=0, atol=1e-10)
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_one_sample_keeps_its_batch_dimension() -> None:
@@ -153,6 +208,16 @@ def running(network: nn.Module, *inputs: Tensor, **keywords: Tensor) -> Any:
             lambda: running(nn.Sequential(nn.LSTM(3, 2)), torch.ones(4, 3)),
             "per_sample=True cannot run the recurrent layer 0, as torch.vmap has no rule for it; use draws_per_batch "
             "instead of per_sample.",
+        ),
+        (
+            lambda: running(nn.Sequential(nn.Embedding(3, 2, sparse=True)), torch.ones(4, dtype=torch.long)),
+            "per_sample=True cannot train the sparse embedding layer 0, as torch.vmap has no rule for its gradient; "
+            "build it with sparse=False, or use draws_per_batch instead of per_sample.",
+        ),
+        (
+            lambda: running(Averaging(), torch.ones(4, 3).double()),
+            "per_sample=True runs each sample alone, but the network replaces its buffer mean when it runs, which "
+            "cannot hold a value for every sample; use draws_per_batch instead of per_sample.",
         ),
     ],
 )
