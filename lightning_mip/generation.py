@@ -14,6 +14,20 @@ RERUN = (
     "longer in place; call backward inside the `with mip.at(...)` block of the forward."
 )
 
+REENTRANT = (
+    "Activation checkpointing with use_reentrant=True runs a backward for each of its parts, and several processes would "
+    "average the gradients of the hypernetwork before the last of them; use use_reentrant=False, or one process."
+)
+
+
+def check_rerun() -> None:
+    """Raise RuntimeError where the network runs again inside a backward of a kind that several processes get wrong."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    node = torch._C._current_autograd_node()
+    if torch.distributed.get_world_size() > 1 and node is not None and node.name() == "CheckpointFunctionBackward":
+        raise RuntimeError(REENTRANT)
+
 
 @dataclass
 class Backwards:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark
+from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark, check_rerun
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.selection import split_name
 
@@ -213,6 +213,7 @@ class Injector:
         if task != -1:
             if now is None or not now.mark.ran:
                 raise RuntimeError(RERUN)
+            check_rerun()
             self._backwards.task, self._backwards.h = task, now.mark.h
             return False
         if now is None or unfit:

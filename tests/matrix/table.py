@@ -34,14 +34,7 @@ class NotApplicable:
     shown_by: Callable[[Kind], None]
 
 
-@dataclass(frozen=True)
-class Wrong:
-    """A defect that is known and not mended yet."""
-
-    reason: str
-
-
-Cell = Refused | NotApplicable | Wrong | None
+Cell = Refused | NotApplicable | None
 Check = Callable[[Kind, Path], None]
 
 
@@ -94,7 +87,7 @@ _REWRITTEN = NotApplicable(
 )
 
 # By row and column; "*" for every column.
-EXCEPTIONS: dict[tuple[str, str], Refused | NotApplicable | Wrong] = {
+EXCEPTIONS: dict[tuple[str, str], Refused | NotApplicable] = {
     ("scripted", "*"): Refused(
         TypeError,
         "1.weight belongs to a scripted module, whose weights are fixed; exclude='1.weight' leaves it out.",
@@ -136,8 +129,11 @@ EXCEPTIONS: dict[tuple[str, str], Refused | NotApplicable | Wrong] = {
         "its samples are the second dimension; see the row with the batch first", plain.has_samples_second
     ),
     ("sparse_embedding", "DDP"): Refused(RuntimeError, "Expected variable to have sparse gradient."),
-    ("checkpoint_reentrant", "DDP"): Wrong(
-        "gradients are not those of both processes; use `use_reentrant=False`, which is right"
+    ("checkpoint_reentrant", "DDP"): Refused(
+        RuntimeError,
+        "Activation checkpointing with use_reentrant=True runs a backward for each of its parts, and several processes "
+        "would average the gradients of the hypernetwork before the last of them; use use_reentrant=False, or one "
+        "process.",
     ),
     ("spectral_norm_hook", "checkpointing"): _REWRITTEN,
     ("quantization_aware", "checkpointing"): _REWRITTEN,
@@ -186,8 +182,8 @@ def cell(row: str, column: str) -> Cell:
 
 
 def status(row: str, column: str) -> str:
-    """``right``, ``refused``, ``not applicable`` or ``wrong``."""
-    names = {Refused: "refused", NotApplicable: "not applicable", Wrong: "wrong"}
+    """``right``, ``refused`` or ``not applicable``."""
+    names = {Refused: "refused", NotApplicable: "not applicable"}
     return names.get(type(cell(row, column)), "right")
 
 
@@ -196,4 +192,4 @@ def counts() -> dict[str, int]:
     return dict(Counter(status(row, column) for row in ROWS for column in COLUMNS))
 
 
-__all__ = ["COLUMNS", "EXCEPTIONS", "ROWS", "Cell", "NotApplicable", "Refused", "Wrong", "cell", "counts", "status"]
+__all__ = ["COLUMNS", "EXCEPTIONS", "ROWS", "Cell", "NotApplicable", "Refused", "cell", "counts", "status"]
