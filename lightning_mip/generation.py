@@ -15,8 +15,8 @@ RERUN = (
 )
 
 REENTRANT = (
-    "Activation checkpointing with use_reentrant=True runs a backward for each of its parts, and several processes would "
-    "average the gradients of the hypernetwork before the last of them; use use_reentrant=False, or one process."
+    "Activation checkpointing with use_reentrant=True runs a backward for each of its parts, and several processes "
+    "would average the gradients of the hypernetwork before the last of them; use use_reentrant=False, or one process."
 )
 
 

@@ -1,4 +1,4 @@
-"""What is not applicable: the plain network, without this package, is no better off. Each function shows it of a kind."""
+"""What is not applicable: the plain network, without this package, is no better off, as each function shows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def is_not_trained_in_a_copy(kind: Kind) -> None:
 
 
 def cannot_be_pickled(kind: Kind) -> None:
-    with pytest.raises((RuntimeError, AttributeError), match="parametrized modules|local object|__getstate__"):
+    with pytest.raises((RuntimeError, AttributeError), match=r"parametrized modules|local object|__getstate__"):
         pickle.dumps(kind.build()[0])
 
 
@@ -69,7 +69,7 @@ def loses_what_is_imaginary(kind: Kind) -> None:
 def cannot_be_exported(kind: Kind) -> None:
     net, inputs = kind.build()
     net.eval()
-    with torch.no_grad(), pytest.raises((RuntimeError, TypeError), match="not resizable|positional arguments"):
+    with torch.no_grad(), pytest.raises((RuntimeError, TypeError), match=r"not resizable|positional arguments"):
         torch.export.export(net, inputs).module()(*inputs)
 
 
