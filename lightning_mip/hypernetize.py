@@ -147,8 +147,8 @@ def materialize(
         plain = copy.deepcopy(injector.root, memo)
         _remove_hook(plain, None)
         # Torch copies the parameters of scripted modules as tensors that are not trained.
-        for own, copied in zip(injector.root.parameters(), plain.parameters(), strict=True):
-            copied.requires_grad_(own.requires_grad)
+        for name, copied in plain.named_parameters():
+            copied.requires_grad_(injector.root.get_parameter(name).requires_grad)
         with evaluated(injector.hypernet):
             weights = injector.weights(given)
         injector.check_finite(weights, given)

@@ -14,7 +14,8 @@ Made by `python -m tests.matrix.page` from the table that the tests in `tests/ma
 
 Rows are kinds of networks, columns what one does with a hypernetized one. **ok**: outputs and gradients, or the weights
 after training, are those of the same computation by hand (`torch.func.functional_call` with `theta0 + delta(h)`), in
-float64 with a relative error of at most 1e-8, in bfloat16 of at most 0.25 per tensor. **no**: refused by an error.
+float64 with a relative error of at most 1e-8, in bfloat16 of at most 0.25 per tensor (which in the rows of activation
+checkpointing inside would not tell one h from another). **no**: refused by an error.
 **-**: not applicable, as the plain network is no better off, which a test shows. Numbers are notes below the table.
 
 Quantization-aware layers and those of a dtype of their own are trained in that dtype, and the reference of the former

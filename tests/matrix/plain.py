@@ -17,7 +17,6 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from tests.matrix.kinds import Kind, converted
-from tests.matrix.network_columns import Recomputed
 from tests.matrix.subject import COARSE, assert_near, value
 from tests.matrix.trainer_columns import LR, batches_of, loader, sgd, trainer
 from tests.module_kinds import gradients
@@ -69,19 +68,32 @@ def loses_what_is_imaginary(kind: Kind) -> None:
 def cannot_be_exported(kind: Kind) -> None:
     net, inputs = kind.build()
     net.eval()
-    with torch.no_grad(), pytest.raises((RuntimeError, TypeError), match=r"not resizable|positional arguments"):
+    with torch.no_grad(), pytest.raises(TypeError, match="positional arguments"):
         torch.export.export(net, inputs).module()(*inputs)
+
+
+def rounds_as_much(kind: Kind) -> None:
+    """On some batch bfloat16 moves a gradient of the plain network by more than the tolerance."""
+    found: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    for batch in batches_of(kind, dtype=torch.float32):
+        net, _ = kind.build(torch.float32)
+        for dtype, seen in zip((torch.bfloat16, torch.float64), found, strict=True):
+            net.zero_grad()
+            value(net.to(dtype)(*converted(batch, dtype))).backward()
+            seen += [gradient.double() for gradient in gradients(net.parameters())]
+    with pytest.raises(AssertionError, match="gradient"):
+        assert_near(*found, COARSE, "gradient")
 
 
 def is_another_network_when_recomputed(kind: Kind) -> None:
     """Its second run starts from what the first one wrote to its buffers."""
+    net, inputs = kind.build()
     found = []
-    for wrap in (nn.Sequential, Recomputed):
-        net, inputs = kind.build()
-        value(wrap(net)(*inputs)).backward()
-        found.append(gradients(net.parameters()))
-    with pytest.raises(AssertionError, match="gradient"):
-        assert_near(*found, 1e-4, "gradient")
+    for _ in range(2):
+        found.append([buffer.clone() for buffer in net.buffers()])
+        net(*inputs)
+    with pytest.raises((AssertionError, RuntimeError)):
+        torch.testing.assert_close(*found)
 
 
 class Plain(L.LightningModule):

@@ -98,6 +98,18 @@ EXCEPTIONS: dict[tuple[str, str], Refused | NotApplicable] = {
     ("lazy", "*"): Refused(
         TypeError, "0.weight of the lazy LazyLinear has no shape yet; run the network once on a batch first."
     ),
+    # As a child of the module that runs it again.
+    ("scripted", "checkpointing"): Refused(
+        TypeError,
+        "net.1.weight belongs to a scripted module, whose weights are fixed; exclude='net.1.weight' leaves it out.",
+    ),
+    ("complex", "checkpointing"): Refused(
+        TypeError,
+        "net.filter has dtype torch.complex64, which cannot be generated; exclude='net.filter' leaves it out.",
+    ),
+    ("lazy", "checkpointing"): Refused(
+        TypeError, "net.0.weight of the lazy LazyLinear has no shape yet; run the network once on a batch first."
+    ),
     ("batch_norm", "per sample"): Refused(
         ValueError,
         "per_sample=True runs each sample alone, but the BatchNorm layer 1 takes statistics over the batch; use "
@@ -137,6 +149,10 @@ EXCEPTIONS: dict[tuple[str, str], Refused | NotApplicable] = {
     ),
     ("spectral_norm_hook", "checkpointing"): _REWRITTEN,
     ("quantization_aware", "checkpointing"): _REWRITTEN,
+    ("quantization_aware", "export"): Refused(RuntimeError, "Trying to resize storage that is not resizable"),
+    ("deep", "bf16-true"): NotApplicable(
+        "bfloat16 rounds as much in the plain network of so many layers", plain.rounds_as_much
+    ),
     ("buffers", "checkpointing"): _REWRITTEN,
     ("buffers_replaced", "checkpointing"): _REWRITTEN,
     ("quantization_aware", "bf16-mixed"): NotApplicable(
@@ -152,9 +168,6 @@ EXCEPTIONS: dict[tuple[str, str], Refused | NotApplicable] = {
         "torch cannot average buffers whose shape changes", plain.cannot_be_averaged
     ),
     ("quantization_aware", "pickle"): NotApplicable("torch cannot pickle its observers", plain.cannot_be_pickled),
-    ("quantization_aware", "export"): NotApplicable(
-        "torch exports a program that does not run", plain.cannot_be_exported
-    ),
     ("complex_excluded", "bf16-true"): NotApplicable(
         "torch drops the imaginary part, with a warning", plain.loses_what_is_imaginary
     ),
