@@ -1,7 +1,7 @@
 # Both `make demo` and `make test` make the environment they need.
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= --numprocesses auto
 REPRODUCE_ARGS ?= --workers 2
 
 BIN := $(VENV)/bin
