@@ -121,7 +121,9 @@ def _activation(config: Any) -> Any:
     path = config.get("class_path", "") if isinstance(config, Mapping) else config
     module, _, name = str(path).rpartition(".")
     kind = getattr(nn, name, None)
-    if module not in ("torch.nn", "torch.nn.modules.activation") or not _is_class(kind, nn.Module):
+    if module not in ("torch.nn", "torch.nn.modules.activation") or not (
+        isinstance(kind, type) and issubclass(kind, nn.Module)
+    ):
         raise ValueError(
             f"The hypernetwork was made with activation {path}, which is not of torch.nn. Export from the module "
             "itself: export(module, h, ...), or, on the command line, with the run's --config."
@@ -187,7 +189,3 @@ def _shares(one: Any, other: Tensor) -> bool:
     if not isinstance(one, Tensor) or not other.numel():
         return False
     return one.data_ptr() == other.data_ptr() and one.shape == other.shape
-
-
-def _is_class(value: Any, base: type) -> bool:
-    return isinstance(value, type) and issubclass(value, base)

@@ -26,11 +26,12 @@ _SEARCH = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Expected a path but|"
     r"Not a valid subclass of|Subclass types expect one of|a class path \(str\)|a dict with(out)? |$"
 )
+_SHORT = 40  # longer values are whole configs
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)|module '(\S+)' has no attribute '(\S+)'")
 
 
 class Parser(LightningArgumentParser):
-    """A parser whose errors fit on a screen. ``JSONARGPARSE_DEBUG=1`` gives jsonargparse's own, with tracebacks."""
+    """A parser whose errors fit on a screen. ``JSONARGPARSE_DEBUG=true`` gives jsonargparse's own, with tracebacks."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with a line that says which argument is wrong, and why."""
@@ -78,13 +79,12 @@ def instantiating(command: str) -> Iterator[None]:
 
 
 def condensed(message: str) -> str:
-    """One line from the tree that jsonargparse writes: the argument, its class, and what is wrong.
-
-    >>> condensed('Parser key "data":\\n  Problem with given class_path \\'a.B\\':\\n    Option \\'c\\' is not accepted')
-    "data of a.B: Option 'c' is not accepted."
-    """
-    keys, kinds, reasons = [], [], dict[str, None]()
+    """One line from the tree that jsonargparse writes: the argument, its class, and what is wrong."""
+    keys, kinds, reasons = list[str](), list[str](), dict[str, None]()
+    given = ""
     for line in message.splitlines():
+        if line.strip().startswith("Given value: "):
+            given = line.strip().removeprefix("Given value: ")
         text = line.strip().removeprefix("- ").strip()
         if _SEARCH.match(text):
             continue
@@ -95,6 +95,8 @@ def condensed(message: str) -> str:
             reasons[re.sub(r"<class '(.*?)'>", r"\1", text)] = None
     where = ".".join(dict.fromkeys(keys)) + (f" of {kinds[-1]}" if kinds and keys else "")
     what = "; ".join(reasons) or "the value does not fit"
+    if what.startswith("Expected") and given and len(given) < _SHORT:
+        what = f"got {given!r}. {what}"
     what = what.rstrip(".") + "." + _hint(what, kinds)
     return f"{where}: {what}" if where else what
 
@@ -119,7 +121,7 @@ def _close(name: str, known: Iterable[str]) -> str:
 
 
 def _debugging() -> bool:
-    return os.environ.get("JSONARGPARSE_DEBUG", "").lower() not in ("", "0", "false", "no")
+    return os.environ.get("JSONARGPARSE_DEBUG", "").lower() == "true"
 
 
 def _is_ours(error: BaseException) -> bool:

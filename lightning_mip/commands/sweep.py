@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_mip.commands.configured import configured
-from lightning_mip.commands.errors import fail, one_line
+from lightning_mip.commands.errors import fail
 from lightning_mip.dial import parse_grid
 from lightning_mip.space import HSpace
 from lightning_mip.sweep import grid_owner, sweep
