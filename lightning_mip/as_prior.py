@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
+from lightning_mip.own_arguments import is_text
 from lightning_mip.priors import SLACK, Prior, inner_grid, unit_grid
 
 _T = TypeVar("_T")
@@ -113,6 +114,12 @@ def as_prior(name: str, value: Prior | Distribution | Mapping[str, Any]) -> Prio
                 f"h[{name!r}] is a {type(value).__name__}, which is not a dataclass, so no checkpoint could hold its "
                 "arguments; write @dataclass(frozen=True) above the class."
             )
+        unwritten = [key for key, item in value.config().get("init_args", {}).items() if not is_text(item)]
+        if unwritten:
+            raise TypeError(
+                f"h[{name!r}] is a {type(value).__name__} whose {unwritten[0]} is of a kind that no checkpoint could "
+                "hold; expected Python's own numbers and strings, and lists of them."
+            )
         return value
     if isinstance(value, Distribution):
         return FromTorch(value)
@@ -144,7 +151,10 @@ def _from_config(name: str, config: Mapping[str, Any]) -> Prior:
         if not isinstance(inner, Distribution):
             kind = _torch_distribution(name, inner["class_path"])
             arguments["distribution"] = kind(**inner["init_args"])
-    return matches[0](**arguments)
+    try:
+        return matches[0](**arguments)
+    except TypeError as error:
+        raise TypeError(f"h[{name!r}] is {dict(config)}, but {error}") from error
 
 
 def _torch_distribution(name: str, path: str) -> type[Distribution]:

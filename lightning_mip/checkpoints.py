@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from lightning_mip.binding import written
 from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetwork import HyperNetwork
+from lightning_mip.own_arguments import is_text
 from lightning_mip.space import HSpace
 
 # Attribute of the LightningModule that holds the hypernetwork, so the first part of its keys in checkpoints.
@@ -33,13 +35,32 @@ _OF_TRAINING = (
     "averaging_state",
 )
 _NOT_OF_HYPERNETWORK = ("include", "exclude", "force")
-_PLAIN = (bool, int, float, str, type(None))
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running anything that is in it.
+
+    Raises:
+        ValueError: it holds more than plain data, or is no checkpoint of a Trainer.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # of the archive, of pickled data, of what they refuse
+        raise ValueError(
+            f"{path} is no checkpoint, or holds more than plain data, which loading would have to run; it was not "
+            "loaded."
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{path} has no state_dict in it, expected a checkpoint that a Trainer has written.")
+    return checkpoint
 
 
 def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Those arguments of a hypernetwork that a checkpoint can hold, and the names of the others."""
     own = {name: value for name, value in arguments.items() if name not in _NOT_OF_HYPERNETWORK}
-    plain = {name: value for name, value in own.items() if _is_plain(value)}
+    plain = {name: value for name, value in own.items() if is_text(value)}
     if "head" in own:
         plain["head"] = head_config(own["head"])
     return {"arguments": plain, "other_arguments": [name for name in own if name not in plain]}
@@ -85,7 +106,7 @@ def _of_module(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], str] | No
     if isinstance(given, Mapping):
         arguments = {name: value for name, value in given.items() if name not in _NOT_OF_HYPERNETWORK}
         arguments |= {name: _activation(value) for name, value in arguments.items() if name == "activation"}
-        unknown = [name for name in arguments if name not in ("activation", "head") and not _is_plain(arguments[name])]
+        unknown = [name for name in arguments if name not in ("activation", "head") and not is_text(arguments[name])]
         if not unknown:
             return arguments, PRIMARY
         given = ", ".join(unknown)
@@ -99,13 +120,16 @@ def _activation(config: Any) -> Any:
     """Activations of PyTorch are classes that a config names."""
     path = config.get("class_path", "") if isinstance(config, Mapping) else config
     module, _, name = str(path).rpartition(".")
-    if module not in ("torch.nn", "torch.nn.modules.activation") or not hasattr(nn, name):
+    kind = getattr(nn, name, None)
+    if module not in ("torch.nn", "torch.nn.modules.activation") or not (
+        isinstance(kind, type) and issubclass(kind, nn.Module)
+    ):
         raise ValueError(
             f"The hypernetwork was made with activation {path}, which is not of torch.nn. Export from the module "
             "itself: export(module, h, ...), or, on the command line, with the run's --config."
         )
     arguments = config.get("init_args", {}) if isinstance(config, Mapping) else {}
-    return functools.partial(getattr(nn, name), **arguments)
+    return functools.partial(kind, **arguments)
 
 
 def plain_checkpoint(
@@ -165,9 +189,3 @@ def _shares(one: Any, other: Tensor) -> bool:
     if not isinstance(one, Tensor) or not other.numel():
         return False
     return one.data_ptr() == other.data_ptr() and one.shape == other.shape
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return isinstance(value, _PLAIN)

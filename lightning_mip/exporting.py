@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_mip.batches import batch_size
 from lightning_mip.callbacks.sample_h import is_hyper
-from lightning_mip.checkpoints import GIVEN_AGAIN, plain_checkpoint, saved_hypernetwork
+from lightning_mip.checkpoints import GIVEN_AGAIN, plain_checkpoint, read_checkpoint, saved_hypernetwork
 from lightning_mip.example_inputs import example_inputs
 from lightning_mip.hypernetize import materialize
 from lightning_mip.injection import Injector, evaluated, the_injector
@@ -165,7 +165,7 @@ def _of_checkpoint(
             "does not hold the network. Give the module: export(module, h, ...), or, on the command line, the run's "
             "--config."
         )
-    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(source)
     hypernet, target = saved_hypernetwork(checkpoint)
     plain = plain_checkpoint(checkpoint, hypernet, target, h)
     if GIVEN_AGAIN in checkpoint:

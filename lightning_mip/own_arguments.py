@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+# By exact type: a checkpoint would hold the class of a NumPy number, an Enum or a named tuple, not its value.
 _PLAIN = (bool, int, float, str, type(None))
+_SEQUENCES = (list, tuple, torch.Size)
+_MAPPINGS = (dict, OrderedDict)
 
 
 def arguments_of(module: nn.Module, frame: FrameType | None) -> dict[str, Any]:
@@ -27,8 +32,14 @@ def arguments_of(module: nn.Module, frame: FrameType | None) -> dict[str, Any]:
 
 def is_plain(value: Any) -> bool:
     """Whether any ``torch.load`` takes it: numbers, strings, tensors, and lists and mappings of those."""
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(is_plain, value))
-    return isinstance(value, _PLAIN) or type(value) is Tensor
+    return type(value) is Tensor or is_text(value, is_plain)
+
+
+def is_text(value: Any, item: Callable[[Any], bool] | None = None) -> bool:
+    """Whether it is plain data that can be written down and compared: numbers, strings, lists and mappings of those."""
+    item = item or is_text
+    if type(value) in _MAPPINGS:
+        return all(type(key) is str and item(each) for key, each in value.items())
+    if type(value) in _SEQUENCES:
+        return all(map(item, value))
+    return type(value) in _PLAIN

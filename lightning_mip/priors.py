@@ -18,6 +18,10 @@ from torch import Tensor
 
 # Rounding slack of the support checks: a float64 bound, stored as a float32 h, must stay inside.
 SLACK = 1e-6
+# Numbers beyond this, or the inverse of it, leave the range of single precision when computed with.
+_LARGEST = 1e37
+# Narrower ranges, relative to their bounds, have few values in single precision, and `SLACK` would be much of them.
+_NARROWEST = 5e-5
 
 
 class Prior(ABC):
@@ -105,6 +109,7 @@ class Uniform(Prior):
     def __post_init__(self) -> None:
         """Check the bounds."""
         _check_bounds(self)
+        _check_precision(self, self.high - self.low, self.low, self.high)
 
     def cdf(self, h: Tensor) -> Tensor:
         """Position ``(h - low) / (high - low)``."""
@@ -147,6 +152,7 @@ class LogUniform(Prior):
         _check_bounds(self)
         if self.low <= 0:
             raise ValueError(f"{self}: low is {self.low}, expected a positive number; use Uniform for a range with 0.")
+        _check_precision(self, self.high - self.low, self.low, self.high, smallest=self.low)
 
     def cdf(self, h: Tensor) -> Tensor:
         """Position ``log(h / low) / log(high / low)``."""
@@ -183,8 +189,10 @@ class Normal(Prior):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
+        _make_plain(self)
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
             raise ValueError(f"{self}: expected a finite mean and a finite std > 0.")
+        _check_precision(self, self.std, self.mean)
 
     def cdf(self, h: Tensor) -> Tensor:
         """Standard normal CDF of ``(h - mean) / std``."""
@@ -222,14 +230,16 @@ class Categorical(Prior):
         """Check the values and store them as a tuple."""
         given = self.values
         listed = range(given) if isinstance(given, int) else given
-        numbers = tuple(listed) if isinstance(listed, Iterable) else (None,)
-        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+        numbers = tuple(map(_plain_number, listed)) if isinstance(listed, Iterable) else (None,)
+        if not all(number is not None and math.isfinite(number) for number in numbers):
             raise TypeError(
                 f"Categorical({given!r}): expected a number of classes or finite numbers; for names, use their "
                 "positions 0, 1, ..."
             )
         if not numbers or len(set(numbers)) < len(numbers):
             raise ValueError(f"Categorical({given!r}): expected at least one value, each of them once.")
+        if len(set(torch.tensor(numbers).tolist())) < len(numbers):
+            raise ValueError(f"Categorical({given!r}): in single precision two of the values are the same.")
         object.__setattr__(self, "values", numbers)
 
     def _table(self, like: Tensor | None = None) -> Tensor:
@@ -292,8 +302,10 @@ class Simplex(Prior):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        if self.n < 2 or not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"{self}: expected n >= 2 and a finite alpha > 0.")
+        _make_plain(self)
+        if self.n < 2 or self.n != int(self.n) or not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"{self}: expected a whole n >= 2 and a finite alpha > 0.")
+        object.__setattr__(self, "n", int(self.n))
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -368,7 +380,37 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _plain_number(value: Any) -> float | None:
+    """A Python number, which any checkpoint holds, from one of NumPy or PyTorch as well; None for anything else."""
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def _make_plain(prior: Any) -> None:
+    """Store the parameters of a prior as Python numbers."""
+    for field in fields(prior):
+        given = getattr(prior, field.name)
+        number = _plain_number(given)
+        if number is None:
+            raise TypeError(f"{type(prior).__name__}: {field.name} is {given!r}, expected a number.")
+        object.__setattr__(prior, field.name, number)
+
+
+def _check_precision(prior: Prior, width: float, *ends: float, smallest: float = 1.0) -> None:
+    """Refuse values that single precision, in which ``h`` is kept, cannot hold or tell apart."""
+    largest = max(map(abs, ends))
+    if not (max(largest, width) < _LARGEST and min(smallest, width) * _LARGEST > 1 and width > _NARROWEST * largest):
+        raise ValueError(
+            f"{prior}: values as large, small or close as these are not told apart in single precision; let h be the "
+            "difference from a fixed value, or in another unit."
+        )
+
+
 def _check_bounds(prior: Uniform | LogUniform) -> None:
+    _make_plain(prior)
     if not (math.isfinite(prior.low) and math.isfinite(prior.high) and prior.low < prior.high):
         raise ValueError(f"{prior}: expected finite bounds with low < high.")
     if not 0 <= prior.endpoints < 1:

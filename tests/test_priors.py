@@ -430,12 +430,12 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "simplex_size": (
         lambda: Simplex(1),
         ValueError,
-        "Simplex(n=1, alpha=1.0): expected n >= 2 and a finite alpha > 0.",
+        "Simplex(n=1, alpha=1.0): expected a whole n >= 2 and a finite alpha > 0.",
     ),
     "simplex_alpha": (
         lambda: Simplex(2, alpha=0),
         ValueError,
-        "Simplex(n=2, alpha=0): expected n >= 2 and a finite alpha > 0.",
+        "Simplex(n=2, alpha=0): expected a whole n >= 2 and a finite alpha > 0.",
     ),
     "several_numbers": (
         lambda: FromTorch(dist.Normal(torch.zeros(2), 1.0)),

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from lightning_mip.binding import BOUND, bound, check_path
 from lightning_mip.callbacks.sample_h import SampleH, match, show_in_progress_bar
-from lightning_mip.checkpoints import CHILD, plain_arguments, plain_checkpoint, saved_hypernetwork, start_from_plain
+from lightning_mip.checkpoints import (
+    CHILD,
+    plain_arguments,
+    plain_checkpoint,
+    read_checkpoint,
+    saved_hypernetwork,
+    start_from_plain,
+)
 from lightning_mip.evaluation import GridEvaluation, grid_of
 from lightning_mip.hooks import GridHooks, evaluation_hooks, hooks_at, overrides
 from lightning_mip.hypernetize import hypernetize
@@ -229,7 +236,7 @@ class Hypernetize(L.Callback):
             path: the file to write.
         """
         if isinstance(source, (str, Path)):
-            checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+            checkpoint = read_checkpoint(source)
             torch.save(plain_checkpoint(checkpoint, *saved_hypernetwork(checkpoint), h), path)
             return
         plugin = next((callback for callback in source.callbacks if isinstance(callback, Hypernetize)), None)

@@ -5,16 +5,26 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.cli import LightningCLI
 
 # Importing makes the short class names known to the parser: priors, callbacks.
 import lightning_mip  # noqa: F401
+from lightning_mip.commands.errors import Parser, instantiating, one_line
 
 
 class _CLI(LightningCLI):
+    def instantiate_classes(self) -> None:
+        """Make the objects; what they refuse is told in one line."""
+        with instantiating(self.parser.prog.removeprefix("lightning-mip").strip() or self.config["subcommand"]):
+            super().instantiate_classes()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with one_line(subcommand):
+            super()._run_subcommand(subcommand)
+
     def _parse_ckpt_path(self) -> None:
         """Leave the config and the command line in force.
 
@@ -58,12 +68,6 @@ def configured(args: Sequence[str], command: str) -> tuple[Any, Any, Any]:
     return cli.model, cli.trainer, cli.datamodule
 
 
-def fail(command: str, message: str) -> NoReturn:
-    """End with one line, as a parser does."""
-    print(f"lightning-mip {command}: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
 def _made(kind: type[_CLI], args: Sequence[str], **arguments: Any) -> LightningCLI:
     # Unlike `python -m`, a console script does not look for the user's modules in the working directory.
     if "" not in sys.path:
@@ -75,6 +79,7 @@ def _made(kind: type[_CLI], args: Sequence[str], **arguments: Any) -> LightningC
         L.LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
+        parser_class=Parser,
         auto_configure_optimizers=False,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},

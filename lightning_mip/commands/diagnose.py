@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_mip.commands.configured import fail
-from lightning_mip.commands.trained import PARTS, add_run, batches, check_run, one_line, trained
+from lightning_mip.commands.errors import fail, one_line
+from lightning_mip.commands.trained import PARTS, add_run, batches, check_run, trained
 from lightning_mip.diagnosis.diagnose import diagnose
 from lightning_mip.diagnosis.report import Diagnosis
 

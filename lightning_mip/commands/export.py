@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
-from lightning_mip.checkpoints import saved_hypernetwork
-from lightning_mip.commands.configured import fail
-from lightning_mip.commands.trained import add_run, batches, check_run, one_line, trained
+from lightning_mip.checkpoints import read_checkpoint, saved_hypernetwork
+from lightning_mip.commands.errors import fail, one_line
+from lightning_mip.commands.trained import add_run, batches, check_run, trained
 from lightning_mip.dial import parse_h
 from lightning_mip.exporting import Exported, Format, export
 from lightning_mip.injection import the_injector
@@ -107,8 +105,7 @@ def _source(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Any, HSpa
         with one_line("export"):
             return module, the_injector(module).hypernet.space, data
     with one_line("export"):
-        checkpoint = torch.load(options.ckpt_path, map_location="cpu", weights_only=True)
-        return options.ckpt_path, saved_hypernetwork(checkpoint)[0].space, None
+        return options.ckpt_path, saved_hypernetwork(read_checkpoint(options.ckpt_path))[0].space, None
 
 
 def _example(source: Any, data: Any) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_mip.commands.configured import configured, fail
+from lightning_mip.commands.configured import configured
+from lightning_mip.commands.errors import fail
 from lightning_mip.dial import parse_grid
 from lightning_mip.space import HSpace
 from lightning_mip.sweep import grid_owner, sweep

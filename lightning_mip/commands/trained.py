@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_mip.commands.configured import configured, fail
+from lightning_mip.commands.configured import configured
+from lightning_mip.commands.errors import fail
 from lightning_mip.hooks import overrides
 
 PARTS = ("train", "val", "test")
-_PACKAGE = str(Path(__file__).parents[1])
 
 
 def add_run(parser: argparse.ArgumentParser, config: str) -> None:
@@ -69,20 +68,6 @@ def batches(module: Any, data: Any, part: str | None = None) -> Iterable[Any] | 
                     data.setup("test")
                 return _first(getattr(owner, f"{name}_dataloader")())
     return None
-
-
-@contextmanager
-def one_line(command: str) -> Iterator[None]:
-    """Turn errors that this package raises for its users into one line; those of their own code stay as they are."""
-    try:
-        yield
-    except (ValueError, ImportError) as error:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        if trace is None or not trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-            raise
-        fail(command, str(error))
 
 
 def _first(loaders: Any) -> Iterable[Any]:

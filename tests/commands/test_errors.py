@@ -1,0 +1,67 @@
+"""A user's mistake on the command line ends in two lines that name the argument; a mistake in code in a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lightning_mip.cli import main
+
+REGRESSION = str(Path(__file__).parents[1] / "configs" / "regression.yaml")
+TIP = "tip: lightning-mip fit --help shows all arguments."
+MISTAKES = {
+    "class": (
+        ["--model.init_args.primary.class_path=tests.tasks.Nett"],
+        "model.primary of tests.tasks.Nett: module 'tests.tasks' has no attribute 'Nett'. Did you mean 'Net'?",
+    ),
+    "short class": (
+        ["--model.init_args.h.lam.class_path=Unifrom"],
+        "model.h of tests.tasks.Evaluated: Expected a dot import path string: Unifrom. Did you mean 'Uniform'?",
+    ),
+    "argument of a class": (
+        ["--model.init_args.primary.init_args.widht=3"],
+        "model.primary of tests.tasks.Net: Option 'widht' is not accepted. Did you mean 'width'?",
+    ),
+    "argument": (["--modle.init_args.eval_grid=3"], "unrecognized arguments: --modle.init_args.eval_grid=3."),
+    "kind of a value": (["--trainer.max_epochs=many"], "trainer.max_epochs: got 'many'. Expected a int."),
+}
+REFUSED = {
+    "prior": (
+        ["--model.init_args.h.lam.init_args.low=2"],
+        "Uniform(low=2.0, high=1.0, endpoints=0.0): expected finite bounds with low < high.",
+    ),
+    "precision of a prior": (
+        ["--model.init_args.h.lam.init_args.low=1e6", "--model.init_args.h.lam.init_args.high=1000001"],
+        "Uniform(low=1000000.0, high=1000001.0, endpoints=0.0): values as large, small or close as these are not told "
+        "apart in single precision; let h be the difference from a fixed value, or in another unit.",
+    ),
+}
+
+
+def message(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What the command prints as it ends with status 2, but for Lightning's word on the seed."""
+    with pytest.raises(SystemExit) as end:
+        main(["fit", f"--config={REGRESSION}", *arguments])
+    assert end.value.code == 2
+    return [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Seed set")]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_arguments_is_told_with_what_exists(mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, told = MISTAKES[mistake]
+    assert message(arguments, capsys) == [f"lightning-mip fit: error: {told}", TIP]
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_what_an_object_refuses_is_told_in_its_own_words(mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, told = REFUSED[mistake]
+    assert message(arguments, capsys) == [f"lightning-mip fit: error: {told}"]
+
+
+def test_jsonargparse_tells_all_in_its_debug_mode(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEBUG", "true")
+    with pytest.raises(Exception, match="Parser key"):
+        main(["fit", f"--config={REGRESSION}", "--trainer.max_epochs=many"])
