@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from lightning_mip.encodings import check_encoding, encode
 from lightning_mip.head_choice import HeadChoice, make_head
 from lightning_mip.heads import Family
-from lightning_mip.matching import Matched, family_of, matched_scale
+from lightning_mip.matching import Matched, family_of
 from lightning_mip.priors import Prior
 from lightning_mip.space import HSpace
 
@@ -29,9 +29,9 @@ class HyperNetwork(nn.Module):
 
     Source: MIP (ICLR 2024). ``E`` is the constant-norm input encoding, ``f`` the trunk, ``V`` the bias-free head, and
     ``theta0`` the primary's own parameters (the output encoding), which stay in the primary. Unlike in the paper, ``f``
-    is normalized and ``s`` is such that the primary trains at the learning rate that it has as a plain network
-    (``scale``); `paper` makes the published form. ``residual=False, encoding="none"`` is the paper's default
-    hypernetwork.
+    is normalized, and ``s`` is such that the primary trains at the learning rate that it has as a plain network, times
+    a learned gain that starts at 1 (``scale``); `paper` makes the published form. ``residual=False, encoding="none"``
+    is the paper's default hypernetwork.
 
     Args:
         space: the priors of ``h``.
@@ -162,7 +162,7 @@ class HyperNetwork(nn.Module):
 
     @property
     def scale(self) -> float:
-        """``s``; 1 in the published form."""
+        """``s`` without its learned gain; 1 in the published form."""
         return 1.0 if self.scaling is None else float(self.scaling.scale)
 
     def _fit_scale(self) -> None:
@@ -170,7 +170,7 @@ class HyperNetwork(nn.Module):
             return
         with torch.device("cpu"):
             encoded = self.encode(self.space.sample(seed=0, step=0, n=_DRAWS))
-        self.scaling.scale.fill_(matched_scale(_in_evaluation(self.trunk, encoded), self.family))
+        self.scaling.fit(_in_evaluation(self.trunk, encoded), self.family)
 
     def initialize_ratio(self, theta0: Mapping[str, Tensor]) -> None:
         """Scale the head so that ``||delta||`` is about ``init`` times ``||theta0||``, tensor by tensor."""

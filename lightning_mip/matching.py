@@ -16,6 +16,9 @@ from lightning_mip.heads import Family
 # How far the hypernetwork moves theta in one step, as a share of how far the plain network would move: small enough for
 # learning rates at the edge of the plain network's stable range.
 SHARE = 0.3
+# How fast the gain is learned. Adam changes it, relative to its size, as fast as a weight of size 0.1, a common one; a
+# step of SGD is proportional to the gradient, in which the pace comes in a second time.
+_PACES: dict[Family, float] = {"adam": 10.0, "sgd": 1.0}
 _EPS = 1e-6
 
 
@@ -30,19 +33,44 @@ def family_of(optimizer: Optimizer) -> Family:
 class Matched(nn.Module):
     """Divides features of shape ``(batch, features)`` by their root mean square and multiplies them by a scale.
 
+    The scale is the matched one at the start, times a learned gain: where ``h`` matters the gain grows, and with it the
+    share of the hypernetwork, which training with little of it at the start keeps stable.
+
     Attributes:
         scale: a buffer, so that copies and checkpoints of the weights, which are made for it, hold it too.
+        pace: of the gain, a buffer for the same reason.
+        log_gain: the logarithm of the gain, in units of the pace; 0 at the start.
     """
 
     scale: Tensor
+    pace: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("scale", torch.tensor(1.0))
+        self.register_buffer("pace", torch.tensor(_PACES["adam"]))
+        self.log_gain = nn.Parameter(torch.zeros(()))
+
+    @property
+    def gain(self) -> Tensor:
+        """By how much the scale has grown since the start."""
+        return torch.exp(self.pace * self.log_gain)
+
+    @torch.no_grad()
+    def fit(self, features: Tensor, family: Family) -> None:
+        """Fit scale and pace to a family of optimizers; the gain stays as it is.
+
+        Args:
+            features: as of `matched_scale`.
+            family: of the optimizer.
+        """
+        self.log_gain.mul_(self.pace / _PACES[family])
+        self.pace.fill_(_PACES[family])
+        self.scale.fill_(matched_scale(features, family))
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalize and scale."""
-        return _normalized(features) * self.scale
+        return _normalized(features) * (self.scale * self.gain)
 
 
 def matched_scale(features: Tensor, family: Family) -> float:

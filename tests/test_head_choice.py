@@ -185,7 +185,7 @@ def test_the_printed_table_names_the_heads() -> None:
         "1.weight                     (1, 10)            10    3.1%  full\n"
         "1.bias                          (1,)             1    0.3%  full\n"
         "all                                            321  100.0%\n"
-        "hypernetwork: 832 parameters; training takes 0.0 MiB (weights 0.0, gradients 0.0, Adam 0.0)"
+        "hypernetwork: 833 parameters; training takes 0.0 MiB (weights 0.0, gradients 0.0, Adam 0.0)"
     )
 
 
@@ -194,9 +194,9 @@ def test_planning_for_a_large_network_counts_the_factors_alone() -> None:
     sizes = {
         head: mip.summary(net, h=LAM, hidden_sizes=(8,), head=head).parameters for head in (LowRank(4), Chunked(1024))
     }
-    trunk = 2 * 8 + 8
-    assert sizes[LowRank(4)] == trunk + 8 * (4 * 20_000 + 10_000)
-    assert sizes[Chunked(1024)] == trunk + 8 * 8 * (97_657 + 10) + 8 * 1024
+    rest = 2 * 8 + 8 + 1  # the trunk, and the gain
+    assert sizes[LowRank(4)] == rest + 8 * (4 * 20_000 + 10_000)
+    assert sizes[Chunked(1024)] == rest + 8 * 8 * (97_657 + 10) + 8 * 1024
 
 
 def test_a_checkpoint_of_another_head_is_refused_and_one_from_before_there_were_others_loads() -> None:

@@ -36,8 +36,9 @@ def flat(tensors: dict[str, Tensor]) -> Tensor:
 
 
 def moved(hyper: mip.HyperNetwork, optimizer: torch.optim.Optimizer, h: Any) -> tuple[Tensor, Tensor]:
-    """By how much one step moves delta(h), and the gradient it follows; the trunk is held."""
+    """By how much one step moves delta(h), and the gradient it follows; the trunk and the gain are held."""
     hyper.trunk.requires_grad_(False)
+    hyper.scaling.requires_grad_(False)
     hyper.match(optimizer)
     before = flat(hyper(h))
     gradient = torch.randn(len(before), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -110,9 +111,29 @@ def test_the_size_of_the_features_is_the_same_for_every_h_and_all_through_traini
         assert float(each.norm()) == pytest.approx(hyper.scale * 8**0.5, rel=1e-4)
 
 
+@pytest.mark.parametrize(("wanted", "grows"), [(1.0, True), (-1.0, False)])
+@pytest.mark.parametrize(("kind", "pace"), [(torch.optim.Adam, 10), (torch.optim.SGD, 1)])
+def test_the_gain_grows_where_the_change_is_wanted_and_shrinks_where_it_is_not(
+    wanted: float, grows: bool, kind: type[torch.optim.Optimizer], pace: float
+) -> None:
+    hyper = make(hidden_sizes=(8, 4))
+    optimizer = kind([hyper.scaling.log_gain], 1e-3)
+    hyper.match(optimizer)
+    before = flat(hyper({"lam": 0.3})).detach()
+    assert hyper.scaling.gain == 1
+    (-wanted * before * flat(hyper({"lam": 0.3}))).sum().backward()
+    size = pace * float(before.square().sum())  # of the gradient
+    optimizer.step()
+    step = 1e-3 * pace * (1 if kind is torch.optim.Adam else size)
+    assert float(hyper.scaling.gain.log().detach()) == pytest.approx(wanted * step, rel=1e-5)
+    assert (flat(hyper({"lam": 0.3})).norm() > before.norm()) == grows
+
+
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 def test_matching_an_optimizer_changes_nothing_that_is_generated(head: Any) -> None:
     hyper = make(head=head)
+    with torch.no_grad():
+        hyper.scaling.log_gain.fill_(0.1)
     before, scale = flat(hyper({"lam": 0.3})), hyper.scale
     hyper.match(torch.optim.SGD(hyper.parameters(), 0.1))
     assert hyper.family == "sgd"
@@ -129,6 +150,7 @@ def test_a_checkpoint_carries_the_match(head: Any) -> None:
     trained.match(torch.optim.SGD(trained.parameters(), 0.1))
     with torch.no_grad():
         trained.trunk[0].weight.add_(1)
+        trained.scaling.log_gain.fill_(0.2)
     buffer = io.BytesIO()
     torch.save(trained.state_dict(), buffer)
     buffer.seek(0)

@@ -296,7 +296,7 @@ def test_the_sampler_copies_and_holds_no_state(trainer: Trainers) -> None:
         (
             lambda trainer: trainer().fit(make(Forgetful), loader()),
             MisconfigurationException,
-            "3 parameters of the hypernetwork are in no optimizer, so they would never be trained; give "
+            "4 parameters of the hypernetwork are in no optimizer, so they would never be trained; give "
             "self.parameters() to the optimizer, or freeze them by model.hypernet.requires_grad_(False).",
         ),
     ],
