@@ -10,6 +10,7 @@ import argparse
 import ast
 import copy
 import difflib
+import importlib
 import os
 import random
 import shutil
@@ -17,12 +18,18 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import pytest
+from hypothesis import Phase
+
 ROOT = Path(__file__).parents[1]
 LIMIT = 180  # seconds; a mutant that runs for longer counts as killed
+FAULT = 70  # of this script, in the process that was forked
 FAILED = (1, 2)  # pytest's exit codes for failed tests, and for errors in collecting them
 
 # The files whose tests are those of a module; their order is that of running.
@@ -142,24 +149,35 @@ def mutants(source: str) -> Iterator[tuple[int, str]]:
     return walk(tree, 1)
 
 
+def _run_pytest(folder: Path, files: list[str]) -> int:
+    os.setsid()
+    os.chdir(folder)
+    output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    # What was imported from the working tree, this file among it, is not to be found again.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]
+    sys.path[:] = [str(folder), *(path for path in sys.path if Path(path or ".").resolve() != ROOT)]
+    os.environ["PYTHONPATH"] = str(folder)
+    # A smaller example of the same failure, which hypothesis would look for, is of no use here.
+    hypothesis.settings.register_profile("mutation", phases=[Phase.explicit, Phase.generate], database=None)
+    hypothesis.settings.load_profile("mutation")
+    # Hypothesis is imported before pytest can rewrite its plug-in's assertions, which is no harm.
+    quiet = ["-W", "ignore:Module already imported"]
+    arguments = [*quiet, "-x", "-m", "not slow", "-p", "no:cacheprovider", "--tb=line", f"--rootdir={folder}"]
+    return pytest.main([*arguments, *(f"tests/{name}.py" for name in files)])
+
+
 def run_tests(folder: Path, files: list[str]) -> int | None:
     """Exit code of pytest on the copy in a folder; None where it takes too long."""
     process = os.fork()
     if not process:
-        os.setsid()
-        os.chdir(folder)
-        output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        # What was imported from the working tree, this file among it, is not to be found again.
-        for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
-            del sys.modules[name]
-        sys.path[:] = [str(folder), *(path for path in sys.path if Path(path or ".").resolve() != ROOT)]
-        os.environ["PYTHONPATH"] = str(folder)
-        import pytest
-
-        arguments = ["-x", "-m", "not slow", "-p", "no:cacheprovider", "--tb=line", f"--rootdir={folder}"]
-        os._exit(pytest.main([*arguments, *(f"tests/{name}.py" for name in files)]))
+        try:
+            os._exit(_run_pytest(folder, files))
+        finally:  # never back to the caller, whose folder is not this process's to remove
+            traceback.print_exc()
+            os._exit(FAULT)
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
         done, status = os.waitpid(process, os.WNOHANG)
@@ -184,6 +202,7 @@ def try_module(module: str, folder: Path, sample: int, seed: int) -> tuple[int, 
         code = run_tests(folder, TESTS[module])
         if code is None or code < 0 or code in FAILED:
             killed += 1
+            print(".", end="", file=sys.stderr, flush=True)
             continue
         if code != 0:
             raise RuntimeError(f"pytest ended with {code}:\n{(folder / 'output.txt').read_text()}")
@@ -203,9 +222,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the choice of mutants (default: 0)")
     given = parser.parse_args()
 
-    import lightning  # noqa: F401  # once, for all mutants
-    import matplotlib.pyplot  # noqa: F401
-    import torchmetrics  # noqa: F401
+    for name in ("lightning.pytorch.cli", "matplotlib.pyplot", "torchmetrics"):
+        importlib.import_module(name)  # once, for all mutants
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
