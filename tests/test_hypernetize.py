@@ -420,7 +420,7 @@ def test_a_hypernetwork_that_does_not_fit_is_refused_with_its_sizes(monkeypatch:
         "weight                     (40, 100)         4,000   99.0%\n"
         "bias                           (40,)            40    1.0%\n"
         "all                                          4,040  100.0%\n"
-        "hypernetwork: 526,576 parameters; training takes 8.0 MiB (weights 2.0, gradients 2.0, Adam 4.0)\n"
+        "hypernetwork: 526,577 parameters; training takes 8.0 MiB (weights 2.0, gradients 2.0, Adam 4.0)\n"
         "Training this hypernetwork takes 0.0 GiB, the device has 0.0 GiB. Generate less (include=, exclude=, "
         "head=LowRank(4)), make the last of hidden_sizes smaller, or pass force=True."
     )

@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric, MeanSquaredError, Metric, MinMaxMetric, Pea
 from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy, MulticlassConfusionMatrix
 
 import lightning_mip as mip
-from lightning_mip.metrics import BinnedMean, MeanOfMetrics, PerH, bin_index, bin_labels
+from lightning_mip.metrics import BinnedMean, MeanOfMetrics, PerH, bin_index, bin_labels, gather
 
 LABELS: list[tuple[mip.Prior, int, list[str]]] = [
     (mip.Uniform(0, 1), 4, ["lam=0..0.25", "lam=0.25..0.5", "lam=0.5..0.75", "lam=0.75..1"]),
@@ -63,6 +63,7 @@ def test_a_binned_mean_is_nan_where_nothing_fell() -> None:
     assert (first, third) == (1.5, 5.0)
     assert second != second
     mean.reset()
+    mean.update()
     mean.update(torch.tensor([7.0]), torch.tensor(1))
     assert mean.compute()[1] == 7
 
@@ -178,6 +179,22 @@ def test_the_mean_of_metrics_keeps_double_precision() -> None:
     mean = MeanOfMetrics(metrics)
     mean.update()
     assert float(mean.compute()) == pytest.approx(0.7 / 3, rel=1e-14)
+    mean.reset()
+    mean.update()
+    assert float(mean.compute()) == pytest.approx(0.7 / 3, rel=1e-14)
+
+
+def test_what_ranks_send_keeps_its_shape_and_an_empty_tensor_gets_the_dtype_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def send(parts: list[Any], mine: Tensor, group: Any) -> None:
+        parts[:] = [mine, torch.tensor([[3, 4]])]
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", send)
+    empty, sent = gather(torch.empty(0))
+    assert (empty.dtype, empty.tolist()) == (torch.int64, [])
+    assert (sent.dtype, sent.tolist()) == (torch.int64, [[3, 4]])
 
 
 @pytest.mark.parametrize(

@@ -378,6 +378,10 @@ class NamedNormal(dist.Normal):
     """A distribution of a user's own."""
 
 
+IMPRECISE = (
+    "values as large, small or close as these are not told apart in single precision; let h be the difference from a "
+    "fixed value, or in another unit."
+)
 ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "empty_range": (
         lambda: Uniform(1, 1),
@@ -405,6 +409,28 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: Normal(math.nan, 1),
         ValueError,
         "Normal(mean=nan, std=1): expected a finite mean and a finite std > 0.",
+    ),
+    "text": (
+        lambda: Uniform("0", 1),  # type: ignore[arg-type]
+        TypeError,
+        "Uniform: low is '0', expected a number.",
+    ),
+    "flag": (lambda: Normal(0, True), TypeError, "Normal: std is True, expected a number."),
+    "beyond_single_precision": (
+        lambda: Uniform(0, 1e38),
+        ValueError,
+        f"Uniform(low=0, high=1e+38, endpoints=0.0): {IMPRECISE}",
+    ),
+    "below_single_precision": (
+        lambda: LogUniform(1e-38, 1),
+        ValueError,
+        f"LogUniform(low=1e-38, high=1, endpoints=0.0): {IMPRECISE}",
+    ),
+    "too_close": (lambda: Normal(1, 1e-5), ValueError, f"Normal(mean=1, std=1e-05): {IMPRECISE}"),
+    "categories_too_close": (
+        lambda: Categorical([1, 1 + 1e-9]),
+        ValueError,
+        "Categorical([1, 1.000000001]): in single precision two of the values are the same.",
     ),
     "named_categories": (
         lambda: Categorical(["t1", "t2"]),  # type: ignore[list-item]
