@@ -16,6 +16,8 @@ from lightning_mip.heads import Family
 # How far the hypernetwork moves theta in one step, as a share of how far the plain network would move: small enough for
 # learning rates at the edge of the plain network's stable range.
 SHARE = 0.3
+# Bound of the gain's logarithm: gains of 8 to 13 were seen where h is everything, 0.2 where it is nothing.
+_LIMIT = 4.0
 # How fast the gain is learned. Adam changes it, relative to its size, as fast as a weight of size 0.1, a common one; a
 # step of SGD is proportional to the gradient, in which the pace comes in a second time.
 _PACES: dict[Family, float] = {"adam": 10.0, "sgd": 1.0}
@@ -39,7 +41,7 @@ class Matched(nn.Module):
     Attributes:
         scale: a buffer, so that copies and checkpoints of the weights, which are made for it, hold it too.
         pace: of the gain, a buffer for the same reason.
-        log_gain: the logarithm of the gain, in units of the pace; 0 at the start.
+        log_gain: the logarithm of the gain, in units of the pace and where it is small; 0 at the start.
     """
 
     scale: Tensor
@@ -53,8 +55,8 @@ class Matched(nn.Module):
 
     @property
     def gain(self) -> Tensor:
-        """By how much the scale has grown since the start."""
-        return torch.exp(self.pace * self.log_gain)
+        """By how much the scale has grown since the start, bounded: no step of any optimizer can drown the rest."""
+        return torch.exp(_LIMIT * torch.tanh(self.pace * self.log_gain / _LIMIT))
 
     @torch.no_grad()
     def fit(self, features: Tensor, family: Family) -> None:

@@ -129,6 +129,14 @@ def test_the_gain_grows_where_the_change_is_wanted_and_shrinks_where_it_is_not(
     assert (flat(hyper({"lam": 0.3})).norm() > before.norm()) == grows
 
 
+@torch.no_grad()
+def test_the_gain_is_bounded_whatever_an_optimizer_makes_of_it() -> None:
+    hyper = make(hidden_sizes=(8, 4))
+    for log_gain, gain in ((1e6, 4.0), (-1e6, -4.0)):
+        hyper.scaling.log_gain.fill_(log_gain)
+        assert float(hyper.scaling.gain.log()) == pytest.approx(gain)
+
+
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 def test_matching_an_optimizer_changes_nothing_that_is_generated(head: Any) -> None:
     hyper = make(head=head)

@@ -63,7 +63,6 @@ def test_a_binned_mean_is_nan_where_nothing_fell() -> None:
     assert (first, third) == (1.5, 5.0)
     assert second != second
     mean.reset()
-    mean.update()
     mean.update(torch.tensor([7.0]), torch.tensor(1))
     assert mean.compute()[1] == 7
 

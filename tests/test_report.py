@@ -43,7 +43,7 @@ def test_the_printed_table_shows_shapes_shares_and_memory(capsys: pytest.Capture
         "1.weight                     (1, 10)            10    3.1%\n"
         "1.bias                          (1,)             1    0.3%\n"
         "all                                            321  100.0%\n"
-        "hypernetwork: 50,544 parameters; training takes 0.8 MiB (weights 0.2, gradients 0.2, Adam 0.4)"
+        "hypernetwork: 50,545 parameters; training takes 0.8 MiB (weights 0.2, gradients 0.2, Adam 0.4)"
     )
     found = mip.summary(net, h=LAM, hidden_sizes=(16, 64, 128))
     assert str(found) == text

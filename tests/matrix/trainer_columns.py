@@ -44,12 +44,13 @@ class Step(mip.HyperLightningModule):
 
 
 class Recording(Step):
-    """Remembers the weights of each step and their gradients."""
+    """Remembers of each backward its step, the weights and their gradients."""
 
     def on_after_backward(self) -> None:
         seen = self.__dict__.setdefault("_seen", [])
         parameters = [*self.parameters()]
-        seen.append(([p.detach().clone() for p in parameters], [g.clone() for g in gradients(parameters)]))
+        weights = [p.detach().clone() for p in parameters]
+        seen.append((self.global_step, weights, [g.clone() for g in gradients(parameters)]))
 
 
 class Twice(Step):
@@ -198,7 +199,15 @@ def clipped(kind: Kind, folder: Path) -> None:
 
 
 def by_lbfgs(kind: Kind, folder: Path) -> None:
-    trained(kind, folder, optimizer=lbfgs)
+    """In dtypes of a network's own, the gradients: curvature found by differences makes steps of rounding."""
+    if not kind.own:
+        trained(kind, folder, optimizer=lbfgs)
+        return
+    model, reference = model_of(kind, Recording, optimizer=lbfgs)
+    batches = batches_of(kind)
+    trainer(folder, precision=precision(kind)).fit(model, loader(batches))
+    assert len(model.__dict__["_seen"]) > len(batches), "one evaluation per step"
+    assert_gradients(model, reference, batches, tolerance(kind))
 
 
 def in_coarse(kind: Kind, folder: Path, how: str) -> None:
@@ -210,12 +219,17 @@ def in_coarse(kind: Kind, folder: Path, how: str) -> None:
     batches = batches_of(kind, dtype=torch.float32)
     reference = ByHand(kind.build(torch.float32)[0], model.hypernet, kind.exact)
     trainer(folder, precision=how).fit(model, loader(batches))
-    for step, (parameters, found) in enumerate(model.__dict__["_seen"]):
+    assert_gradients(model, reference, [converted(batch, dtype) for batch in batches], COARSE)
+
+
+def assert_gradients(model: Any, reference: ByHand, batches: Sequence[Batch], tolerance: float) -> None:
+    """Compare the gradients of each backward with the reference at the weights of that moment."""
+    for step, parameters, found in model.__dict__["_seen"]:
         reference.set(parameters)
         for parameter in reference.parameters:
             parameter.grad = None
-        value(reference(*converted(batches[step], dtype), lam=drawn(model, step))).backward()
-        assert_near(found, reference.gradients(), COARSE, f"step {step}: gradient")
+        value(reference(*batches[step], lam=drawn(model, step))).backward()
+        assert_near(found, reference.gradients(), tolerance, f"step {step}: gradient")
 
 
 def several_forwards(kind: Kind, folder: Path) -> None:
