@@ -28,6 +28,7 @@ from lightning_mip.checkpoints import (
     start_from_plain,
 )
 from lightning_mip.evaluation import GridEvaluation, grid_of
+from lightning_mip.finite import LossWatch
 from lightning_mip.hooks import GridHooks, evaluation_hooks, hooks_at, overrides
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
@@ -103,6 +104,7 @@ class Hypernetize(L.Callback):
         self._undo_setup = ExitStack()
         self._probed = False
         self._watched: set[str] = set()
+        self._losses = LossWatch()
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Check the surroundings, and attach now or, where the network is made later, once it is there."""
@@ -134,6 +136,7 @@ class Hypernetize(L.Callback):
             (holding or groups)[0]["params"].extend(missing)
         match(self.injector.hypernet, trainer.optimizers)
         self._probed = False
+        self._losses = LossWatch()
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """From a run without the plug-in take theta0 alone: progress and other states are of another training."""
@@ -150,6 +153,10 @@ class Hypernetize(L.Callback):
             self._probed = True
             self._warn_of_unread(trainer, pl_module, batch, batch_idx)
 
+    def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
+        """Look whether the loss is finite, without waiting for it."""
+        self._losses.see(trainer, loss, self.space, self.injector.h or {})
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Put the attributes back and drop the weights."""
         self._leave()
@@ -157,9 +164,10 @@ class Hypernetize(L.Callback):
             self._check_used()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Check that the network was used and that its weights are finite."""
+        """Check that the network was used, and that losses and its weights were finite."""
         self._leave()  # of a batch that on_train_batch_start of the module has ended
         self._check_used()
+        self._losses.check(trainer, self.space)
         self.injector.check_finite_at(self.injector.h or self.space.center())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lightning_mip.draws import STRATEGIES
+from lightning_mip.finite import LossWatch
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.sharding import check_whole_parameters
 from lightning_mip.space import HSpace
@@ -58,6 +59,7 @@ class SampleH(L.Callback):
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(map(repr, STRATEGIES))}.")
         self.seed, self.strategy, self.same_on_all_ranks = seed, strategy, same_on_all_ranks
+        self._losses = LossWatch()
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Refuse a module that has no ``h`` to draw, and strategies that its network does not go with."""
@@ -78,6 +80,7 @@ class SampleH(L.Callback):
                 "give self.parameters() to the optimizer, or freeze them by model.hypernet.requires_grad_(False)."
             )
         match(pl_module.hypernet, trainer.optimizers)
+        self._losses = LossWatch()
 
     def draw(self, trainer: L.Trainer, space: HSpace, n: int | None = None) -> dict[str, Tensor]:
         """Draw ``h`` for the training batch that the trainer is at."""
@@ -94,13 +97,20 @@ class SampleH(L.Callback):
         pl_module.start_batch(h)
         show_in_progress_bar(trainer, h)
 
+    def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
+        """Look whether the loss is finite, without waiting for it."""
+        # Of several draws the loss is the mean.
+        h = {} if pl_module.draws_per_batch > 1 else pl_module.h
+        self._losses.see(trainer, loss, pl_module.space, h)
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Drop the generated weights; ``h`` stays readable until the next batch."""
         pl_module.end_batch()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Check, once per epoch, that the network was trained and that the weights of the last ``h`` are finite."""
+        """Check, once per epoch, that the network was trained, and losses and the last weights were finite."""
         pl_module.check_used()
+        self._losses.check(trainer, pl_module.space)
         pl_module.check_finite()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:

@@ -1,0 +1,147 @@
+"""A training loss that is NaN or infinite is found without waiting for the device, and named by its batch and h."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import lightning_mip as mip
+from lightning_mip.finite import EVERY, LossWatch
+from tests.tasks import SMALL, Net, Task, drawn, loader, make, sequence
+
+# What Lightning does is ignored by module in the settings, which pytest.warns does not keep.
+pytestmark = pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated")
+
+Trainers = Callable[..., L.Trainer]
+WAY_OUT = (
+    "Lower the learning rate, or look for what is undefined there; Trainer(detect_anomaly=True) stops in that batch."
+)
+
+
+class Undefined(Task):
+    """Its loss, not its gradient, is undefined in two batches of the second epoch."""
+
+    worst = float("nan")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        wrong = self.trainer.current_epoch == 1 and batch_idx in (1, 2)
+        return super().training_step(batch, batch_idx) + (self.worst if wrong else 0.0)
+
+
+class Manual(Undefined):
+    """The same in manual optimization."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        self.manual_backward(super().training_step(batch, batch_idx))
+
+
+class Plain(L.LightningModule):
+    """Somebody else's module whose loss has no value in the third batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lam, self.net, self.batches = 0.5, Net(), 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.batches += 1
+        x, y = batch
+        return self.lam * (self.net(x) - y).square().mean() + (float("nan") if batch_idx == 2 else 0.0)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 1e-3)
+
+
+@pytest.mark.parametrize("kind", [Undefined, Manual])
+@pytest.mark.parametrize("worst", [float("nan"), float("inf")])
+def test_the_first_loss_that_is_not_finite_stops_the_run_at_the_end_of_its_epoch(
+    trainer: Trainers, kind: type[Undefined], worst: float
+) -> None:
+    model = make(kind)
+    model.worst = worst
+    with pytest.raises(FloatingPointError) as caught:
+        trainer(max_epochs=3).fit(model, loader())
+    lam = sequence(model, 6)[5]
+    assert (
+        str(caught.value)
+        == f"The training loss was NaN or infinite in batch 1 of epoch 1, at h = (lam={lam:g}). {WAY_OUT}"
+    )
+    assert len(drawn(model)) == 8
+
+
+@pytest.mark.filterwarnings("ignore:You have turned on.*detect_anomaly")
+def test_anomaly_detection_stops_in_the_batch_itself(trainer: Trainers) -> None:
+    model = make(Undefined)
+    with pytest.raises(FloatingPointError, match="in batch 1 of epoch 1"):
+        trainer(detect_anomaly=True).fit(model, loader())
+    assert len(drawn(model)) == 6
+
+
+def test_the_plug_in_names_the_hyperparameter(trainer: Trainers) -> None:
+    model = Plain()
+    plugin = mip.Hypernetize("net", {"lam": mip.Uniform(0, 1)}, **SMALL)
+    with pytest.raises(FloatingPointError) as caught:
+        trainer(callbacks=[plugin]).fit(model, loader())
+    lam = float(plugin.space.sample(seed=0, step=2)["lam"])
+    assert (
+        str(caught.value)
+        == f"The training loss was NaN or infinite in batch 2 of epoch 0, at h = (lam={lam:g}). {WAY_OUT}"
+    )
+    assert model.batches == 4
+
+
+@pytest.mark.parametrize("arguments", [{"per_sample": True}, {"draws_per_batch": 2}])
+def test_where_samples_have_an_h_of_their_own_the_batch_is_named_alone(
+    trainer: Trainers, arguments: dict[str, Any]
+) -> None:
+    class Mean(mip.HyperLightningModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self(batch[0]).mean() + (float("nan") if batch_idx == 1 else 0.0)
+
+    model = Mean(primary=nn.Linear(3, 2), h={"lam": mip.Uniform(0, 1)}, hypernet=SMALL, **arguments)
+    with pytest.raises(FloatingPointError) as caught:
+        # Seven samples: the last batch is smaller.
+        trainer().fit(model, loader(samples=7))
+    assert str(caught.value) == f"The training loss was NaN or infinite in batch 1 of epoch 0. {WAY_OUT}"
+
+
+def test_where_a_gradient_scaler_leaves_the_step_out_training_goes_on(trainer: Trainers) -> None:
+    model = make(Undefined)
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1.0))
+    with pytest.warns(UserWarning, match=r"^The training loss was NaN or infinite in batch 1 of epoch 1, at h = "):
+        trainer(max_epochs=3, plugins=[scaled]).fit(model, loader())
+    assert len(drawn(model)) == 12
+
+
+def test_in_a_long_epoch_the_losses_are_looked_at_before_its_end(trainer: Trainers) -> None:
+    model = Plain()
+    plugin = mip.Hypernetize("net", {"lam": mip.Uniform(0, 1)}, **SMALL)
+    with pytest.raises(FloatingPointError, match="in batch 2 of epoch 0"):
+        trainer(callbacks=[plugin]).fit(model, loader(samples=2 * EVERY, batch_size=1))
+    assert model.batches == EVERY
+
+
+def test_looking_does_not_wait_for_the_device() -> None:
+    class NoWaiting(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert "_local_scalar_dense" not in str(func), "a number was read"
+            return func(*args, **(kwargs or {}))
+
+    watch, space = LossWatch(), mip.HSpace({"lam": mip.Uniform(0, 1)})
+    trainer: Any = SimpleNamespace(fit_loop=SimpleNamespace(batch_idx=0), current_epoch=0)
+    with NoWaiting():
+        for _ in range(EVERY - 1):
+            watch.see(trainer, torch.tensor(float("nan")), space, {"lam": torch.tensor(0.5)})
+    with pytest.raises(AssertionError, match="a number was read"), NoWaiting():
+        watch.check(trainer, space)
