@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 import lightning_mip as mip
 from benchmarks import tables
-from benchmarks.memory import resident
 from benchmarks.primaries import resnet18
+from benchmarks.resident import resident
 from benchmarks.timing import median, milliseconds
 
 STEPS, CLASSES = 5, 1000

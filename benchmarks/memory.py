@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,32 +23,34 @@ import torch
 import lightning_mip as mip
 from benchmarks import tables
 from benchmarks.primaries import PRIMARIES
+from benchmarks.resident import resident
 from benchmarks.step_time import Way, arguments
 from benchmarks.training import WAYS, make_optimizer, stepper
 from benchmarks.variants import VARIANTS
 
+ROOT = Path(__file__).parents[1]
 STEPS, QUICK_STEPS = 5, 2
-HEADER = ("variant", "optimizer", "peak MiB", "above imports", "x plain", "above plain's", "built", "x HyperLight")
+HEADER = (
+    "variant",
+    "optimizer",
+    "peak MiB",
+    "above imports",
+    "x plain",
+    "above plain's",
+    "x plain alone",
+    "built",
+    "x HyperLight",
+)
 NOTES = (
     "- *peak MiB*: peak resident memory of the process; *above imports*: less what it held after the imports.\n"
     "- *x plain*, *x HyperLight*: ratio of *above imports* to that of the plain network, of HyperLight, with the same "
     "optimizer; *above plain's*: the difference in MiB.\n"
+    "- *x plain alone*: the plain network's training in a process that has imported torch alone takes what is told "
+    "above the table; with *above plain's* added, the ratio to it. The imports of this package load parts of torch "
+    "that such a process loads as it trains.\n"
     "- *built*: resident above imports once network, hypernetwork and optimizer are made, before the first step.",
     WAYS,
 )
-
-
-def resident(peak: bool) -> float:
-    """MiB of this process: its peak, or what it holds now.
-
-    From /proc where there is one: getrusage's peak begins with that of the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) / 2**10
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
 def train_alone(name: str, variant: str, optimizer: str, steps: int, batch_size: int | None) -> dict[str, float]:
@@ -73,16 +74,24 @@ def in_own_process(name: str, way: Way, steps: int, given: argparse.Namespace) -
     task = {"name": name, "variant": way[0], "optimizer": way[1], "steps": steps, "batch_size": given.batch}
     command = [sys.executable, "-m", "benchmarks.memory", "--child", json.dumps(task)]
     command += ["--threads", str(torch.get_num_threads())]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(f"{name} {way[0]} {way[1]}: {found['peak']:.0f} MiB", file=sys.stderr, flush=True)
     return found
 
 
+def plain_alone(name: str, optimizer: str, steps: int, given: argparse.Namespace) -> float:
+    """Run `benchmarks.resident.train_plain` in a new process."""
+    task = {"name": name, "fused": optimizer == "fused", "steps": steps, "batch_size": given.batch}
+    task["threads"] = torch.get_num_threads()
+    command = [sys.executable, "-m", "benchmarks.resident", json.dumps(task)]
+    return float(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
 def section(name: str, found: dict[Way, dict[str, float]], given: argparse.Namespace, steps: int) -> str:
     """Heading and table of one primary."""
     rows: list[list[Any]] = []
+    alone = {optimizer: plain_alone(name, optimizer, steps, given) for optimizer in given.optimizers}
     for (variant, optimizer), own in found.items():
         plain, peer = found.get(("plain", optimizer)), found.get(("hyperlight", optimizer))
         rows.append(
@@ -93,13 +102,15 @@ def section(name: str, found: dict[Way, dict[str, float]], given: argparse.Names
                 f"{own['above']:.0f}",
                 own["above"] / plain["above"] if plain else "",
                 f"{own['above'] - plain['above']:.0f}" if plain else "",
+                1 + (own["above"] - plain["above"]) / alone[optimizer] if plain else "",
                 f"{own['built']:.0f}",
                 own["above"] / peer["above"] if peer else "",
             ]
         )
     primary = PRIMARIES[name]
     shape = " x ".join(map(str, (given.batch or primary.batch_size, *primary.shape)))
-    return f"## {name}: batch {shape}, {steps} steps\n\n{tables.table(HEADER, rows)}"
+    text = ", ".join(f"{megabytes:.0f} MiB with {optimizer}" for optimizer, megabytes in alone.items())
+    return f"## {name}: batch {shape}, {steps} steps\n\nPlain alone: {text}.\n\n{tables.table(HEADER, rows)}"
 
 
 def main(argv: Sequence[str] | None = None) -> str:

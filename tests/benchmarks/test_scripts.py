@@ -75,6 +75,8 @@ def test_memory(variants: list[str]) -> None:
     found = {row[0]: float(row[3]) for row in rows(text)[1:]}
     assert list(found) == variants[::2]
     assert all(value > 0 for value in found.values())
+    assert rows(text)[1][6] == "1.00"
+    assert "Plain alone: " in text
 
 
 @pytest.mark.slow
