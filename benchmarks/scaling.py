@@ -4,8 +4,10 @@
     python -m benchmarks.scaling --quick --tables dimension per_sample
 
 Tables: ``weights``, the ResNet with more and more of it generated; ``width``, the last width of the trunk, which is the
-number of basis vectors in weight space; ``batch``; ``dimension``, the number of components of h; ``per_sample``, a
-batch in which every sample has its own h. Steps are as in `benchmarks.step_time`.
+number of basis vectors in weight space; ``batch``; ``dimension``, the number of components of h; ``compiled``, the
+hypernetwork compiled; ``per_sample``, a batch in which every sample has its own h.
+
+Steps are as in `benchmarks.step_time`.
 """
 
 from __future__ import annotations
@@ -107,6 +109,16 @@ def dimension(given: argparse.Namespace) -> str:
     return sweep("components", points, given.primary, given, f"{given.primary}: components of h")
 
 
+def compiled(given: argparse.Namespace) -> str:
+    """Cost with the hypernetwork compiled by ``torch.compile``."""
+    given = argparse.Namespace(**{**vars(given), "variants": ["plain", "ours"]})
+    points = {word: {"options": {"compiled": word == "compiled"}} for word in ("eager", "compiled")}
+    names = ["conv"] if given.quick else list(PRIMARIES)
+    return "\n\n".join(
+        sweep("hypernetwork", points.items(), name, given, f"{name}: the hypernetwork compiled") for name in names
+    )
+
+
 def per_sample(given: argparse.Namespace) -> str:
     """Cost of an h for each sample, this package's ways and by hand."""
     size = given.batch or PER_SAMPLE_BATCH
@@ -148,6 +160,7 @@ TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
     "width": width,
     "batch": batch,
     "dimension": dimension,
+    "compiled": compiled,
     "per_sample": per_sample,
 }
 

@@ -57,7 +57,13 @@ def plain(net: nn.Module, space: mip.HSpace, seed: int = 0, **options: Any) -> V
 
 
 def ours(
-    net: nn.Module, space: mip.HSpace, seed: int = 0, include: str | Sequence[str] = "*", **options: Any
+    net: nn.Module,
+    space: mip.HSpace,
+    seed: int = 0,
+    include: str | Sequence[str] = "*",
+    *,
+    compiled: bool = False,
+    **options: Any,
 ) -> Variant:
     """The primary hypernetized by this package.
 
@@ -66,12 +72,15 @@ def ours(
         space: of h.
         seed: of the draws of h.
         include: which parameters are generated.
+        compiled: compile the hypernetwork.
         **options: of `mip.hypernetize`, so of `mip.HyperNetwork` too; without any, its defaults.
     """
     with warnings.catch_warnings():
         # Nothing here evaluates a network with BatchNorm.
         warnings.filterwarnings("ignore", "Norm layers keep running statistics")
         hyper = mip.hypernetize(net, space, include=include, **options)
+    if compiled:
+        hyper.compile(fullgraph=True)
 
     @contextmanager
     def at(h: H) -> Iterator[Network]:

@@ -108,6 +108,14 @@ def test_scaling(table: str, variants: list[str], monkeypatch: pytest.MonkeyPatc
         assert all(float(cell) > 0 for row in rows(text)[1:] for cell in row)
 
 
+@pytest.mark.slow
+def test_scaling_of_a_compiled_hypernetwork() -> None:
+    torch.compiler.reset()
+    text = scaling.main(["--tables", "compiled", "--quick", *TINY])
+    torch.compiler.reset()
+    assert [row[0] for row in rows(text)[1:]] == ["eager", "compiled"]
+
+
 def test_scaling_by_weights(variants: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "PARTS", {name: scaling.PARTS[name] for name in ("linear", "stage 1")})
     text = scaling.main(["--tables", "weights", *TINY, "--variants", *variants])
