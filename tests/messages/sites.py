@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +54,10 @@ def sites_of(root: Path) -> list[Site]:
     trees = {path: ast.parse(path.read_text()) for path in sorted(root.rglob("*.py"))}
     nodes = [node for tree in trees.values() for node in ast.walk(tree)]
     functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
-    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    calls: dict[str, list[ast.Call]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            calls.setdefault(_called(node.func), []).append(node)
     names = {name: forms for tree in trees.values() for name, forms in _constants(tree).items()}
     reader = _Reader(functions)
     found = list[Site]()
@@ -70,9 +73,9 @@ def sites_of(root: Path) -> list[Site]:
     return found
 
 
-def texts_of(root: Path) -> dict[str, str]:
-    """Every string that the tests under a folder hold, but for docstrings, as a whole text -> where it is."""
-    found: dict[str, str] = {}
+def texts_of(root: Path) -> set[str]:
+    """Every string that the tests under a folder hold, but for docstrings."""
+    found: set[str] = set()
     for path in sorted(root.rglob("*.py")):
         tree = ast.parse(path.read_text())
         names, reader = _constants(tree), _Reader([])
@@ -83,8 +86,19 @@ def texts_of(root: Path) -> dict[str, str]:
                 continue
             for text in reader.forms(node, names):
                 pattern = re.sub(r"\\(.)", r"\1", text.removeprefix("^").removesuffix("$"))
-                for form in (text, pattern, text.partition(": error: ")[2]):
-                    found.setdefault(form, f"{path}:{node.lineno}")
+                found |= {text, pattern, text.partition(": error: ")[2]}
+    return found
+
+
+def by_site(sites: list[Site], texts: Iterable[str]) -> dict[Site, list[str]]:
+    """The texts that test each site: those of its form, but for those of which another site says more."""
+    found: dict[Site, list[str]] = {site: [] for site in sites}
+    for text in texts:
+        own = [site for site in sites if site.is_of(text)]
+        most = max((len(site.literal) for site in own), default=0)
+        for site in own:
+            if len(site.literal) == most:
+                found[site].append(text)
     return found
 
 
@@ -130,7 +144,7 @@ def _constants(tree: ast.Module) -> dict[str, list[str]]:
 
 
 def _known(
-    function: ast.FunctionDef | None, calls: list[ast.Call], names: _Forms, reader: _Reader
+    function: ast.FunctionDef | None, calls: Mapping[str, list[ast.Call]], names: _Forms, reader: _Reader
 ) -> Iterator[_Forms]:
     """What names stand for in a function: texts that it assigns, and those that its callers give, call by call."""
     if function is None:
@@ -141,11 +155,9 @@ def _known(
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             local.setdefault(node.targets[0].id, []).extend(reader.forms(node.value, names))
     parameters = [argument.arg for argument in function.args.args if argument.arg != "self"]
-    own = [call for call in calls if _called(call.func) == function.name] or [None]
-    for call in own:
-        given = zip(parameters, call.args, strict=False) if call else ()
-        texts = {name: [value.value] for name, value in given if isinstance(value, ast.Constant)}
-        yield {**names, **local, **{name: text for name, text in texts.items() if isinstance(text[0], str)}}
+    for arguments in [call.args for call in calls.get(function.name, ())] or [[]]:
+        given = {name: reader.forms(value, names) for name, value in zip(parameters, arguments, strict=False)}
+        yield {**names, **local, **given}
 
 
 def _in_functions(
