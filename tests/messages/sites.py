@@ -45,8 +45,7 @@ class Site:
 
     def is_of(self, text: str) -> bool:
         """Whether the text as a whole has this form."""
-        start, *_, end = self.form.split(HOLE) if HOLE in self.form else (self.form, self.form)
-        return text.startswith(start) and text.endswith(end) and self._pattern.fullmatch(text) is not None
+        return self._pattern.fullmatch(text) is not None
 
 
 def sites_of(root: Path) -> list[Site]:
@@ -79,10 +78,11 @@ def texts_of(root: Path) -> set[str]:
     for path in sorted(root.rglob("*.py")):
         tree = ast.parse(path.read_text())
         names, reader = _constants(tree), _Reader([])
-        parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        for node in ast.walk(tree):
-            if id(node) in parts | docstrings or not isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp):
+        nodes = list(ast.walk(tree))
+        no_texts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+        no_texts |= {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
+        for node in nodes:
+            if id(node) in no_texts or not isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp):
                 continue
             for text in reader.forms(node, names):
                 pattern = re.sub(r"\\(.)", r"\1", text.removeprefix("^").removesuffix("$"))

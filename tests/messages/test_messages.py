@@ -17,7 +17,9 @@ MOST = 3 * 120  # three lines
 @pytest.fixture(scope="module")
 def texts() -> dict[Site, list[str]]:
     """The texts in the tests, by the site of the package that they are of."""
-    return by_site(sites_of(ROOT / "lightning_mip"), texts_of(ROOT / "tests"))
+    found = by_site(sites_of(ROOT / "lightning_mip"), texts_of(ROOT / "tests"))
+    assert found
+    return found
 
 
 # pytest.warns records what Lightning uses of torch's deprecated names, and raises it again.
