@@ -159,22 +159,22 @@ def test_the_commands_are_listed_with_the_others(capsys: pytest.CaptureFixture[s
     [
         (
             [],
-            "diagnose: error: Evaluated has no val_dataloader or train_dataloader, so there are no batches to look at; "
-            "define it, or name a data module that has it, --data=package.module.Class.",
+            "diagnose: error: LightningDataModule has no val_dataloader or train_dataloader, so there are no batches "
+            "to look at; define it, or name a data module that has it, --data=package.module.Class.",
         ),
         (
             ["--part=test"],
-            "diagnose: error: Evaluated has no test_dataloader, so there are no batches to look at; define it, or name "
-            "a data module that has it, --data=package.module.Class.",
+            "diagnose: error: LightningDataModule has no test_dataloader, so there are no batches to look at; define "
+            "it, or name a data module that has it, --data=package.module.Class.",
         ),
     ],
 )
-def test_diagnose_needs_data(
+def test_diagnose_needs_a_data_module_with_data(
     trained: Trained, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, path = trained
     config = yaml.safe_load(REGRESSION.read_text())
-    del config["data"]
+    config["data"] = {"class_path": "lightning.pytorch.LightningDataModule"}
     Path("run.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(SystemExit) as stop:
         main(["diagnose", f"--ckpt_path={path}", "--config=run.yaml", *options])
