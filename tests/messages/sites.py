@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,7 +69,7 @@ def sites_of(root: Path) -> list[Site]:
                 continue
             name = f"{path.stem}.{function.name}" if function else path.stem
             forms = {form for known in _known(function, calls, own, reader) for form in reader.forms(text, known)}
-            found += [Site(f"{path}:{node.lineno}", name, form) for form in sorted(forms)]
+            found += [Site(f"{path.relative_to(root.parent)}:{node.lineno}", name, form) for form in sorted(forms)]
     return found
 
 
@@ -106,8 +107,8 @@ class _Reader:
     """Reads texts from expressions, as far as that can be done without running them; knows functions that make some."""
 
     def __init__(self, functions: list[ast.FunctionDef]) -> None:
-        named = {name: list(same) for name, same in itertools.groupby(sorted(functions, key=_of), _of)}
-        self.helpers = {name: same[0] for name, same in named.items() if len(same) == 1}
+        number = Counter(function.name for function in functions)
+        self.helpers = {function.name: function for function in functions if number[function.name] == 1}
 
     def forms(self, node: ast.AST | None, names: _Forms) -> list[str]:
         """All that the expression may be."""
@@ -171,7 +172,6 @@ def _in_functions(
 
 def _told(node: ast.AST) -> ast.expr | None:
     """The text that a statement tells a user, if it tells one."""
-    text: ast.expr | None = None
     match node:
         case ast.Raise(exc=ast.Call(args=[text, *_])):
             pass
@@ -188,7 +188,3 @@ def _told(node: ast.AST) -> ast.expr | None:
 
 def _called(function: ast.expr) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-
-
-def _of(function: ast.FunctionDef) -> str:
-    return function.name
