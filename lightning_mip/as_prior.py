@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import reprlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
@@ -114,12 +116,12 @@ def as_prior(name: str, value: Prior | Distribution | Mapping[str, Any]) -> Prio
                 f"h[{name!r}] is a {type(value).__name__}, which is not a dataclass, so no checkpoint could hold its "
                 "arguments; write @dataclass(frozen=True) above the class."
             )
-        unwritten = [key for key, item in value.config().get("init_args", {}).items() if not is_text(item)]
-        if unwritten:
-            raise TypeError(
-                f"h[{name!r}] is a {type(value).__name__} whose {unwritten[0]} is of a kind that no checkpoint could "
-                "hold; expected Python's own numbers and strings, and lists of them."
-            )
+        for key, item in value.config().get("init_args", {}).items():
+            if not is_text(item):
+                raise TypeError(
+                    f"h[{name!r}] is a {type(value).__name__} whose {key} is {reprlib.repr(item)}, which no checkpoint "
+                    "could hold; expected Python's own numbers and strings, or lists of them."
+                )
         return value
     if isinstance(value, Distribution):
         return FromTorch(value)
@@ -154,7 +156,8 @@ def _from_config(name: str, config: Mapping[str, Any]) -> Prior:
     try:
         return matches[0](**arguments)
     except TypeError as error:
-        raise TypeError(f"h[{name!r}] is {dict(config)}, but {error}") from error
+        takes = f"{matches[0].__name__} takes {', '.join(inspect.signature(matches[0]).parameters)}"
+        raise TypeError(f"h[{name!r}] is {dict(config)}, but {str(error).rstrip('.')}; {takes}.") from error
 
 
 def _torch_distribution(name: str, path: str) -> type[Distribution]:

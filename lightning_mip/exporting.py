@@ -286,5 +286,6 @@ def _check(exported: Exported, plain: nn.Module) -> None:
         exported.path.unlink()
         raise RuntimeError(
             f"{exported.path} differs from the hypernetized network by {exported.difference:.1e} at {exported.h}, more "
-            f"than {tolerance:.0e}: the network does something else when it is traced, or draws random numbers."
+            f"than {tolerance:.0e}, and was deleted: the network does something else when it is traced, or draws "
+            "random numbers. Its weights can be exported without being run: format='state_dict', without example."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
@@ -18,6 +19,7 @@ HeadChoice = HeadKind | dict[str, HeadKind]
 
 _KINDS: dict[str, type[HeadSpec]] = {"LowRank": LowRank, "Chunked": Chunked}
 _EXPECTED = "expected 'full', LowRank(rank) or Chunked(size)"
+_OR_PATTERNS = ", or a mapping of patterns such as {'*.weight': LowRank(4), '*': 'full'}"
 
 
 def make_head(choice: Any, features: int, shapes: Mapping[str, torch.Size], *, bias: bool, init: Init) -> Head:
@@ -53,8 +55,8 @@ def as_head(given: Any) -> HeadChoice:
             raise ValueError(
                 "head is an empty mapping, expected patterns such as {'*.weight': LowRank(4), '*': 'full'}."
             )
-        return {pattern: _as_kind(f"head[{pattern!r}]", value) for pattern, value in given.items()}
-    return _as_kind("head", given)
+        return {pattern: _as_kind(f"head[{pattern!r}]", value, _EXPECTED) for pattern, value in given.items()}
+    return _as_kind("head", given, _EXPECTED + _OR_PATTERNS)
 
 
 def head_config(given: Any) -> Any:
@@ -163,14 +165,13 @@ def _assigned(choice: HeadChoice, shapes: Mapping[str, torch.Size]) -> dict[str,
     return {name: kind if fits[name] else "full" for name, kind in chosen.items()}
 
 
-def _as_kind(where: str, given: Any) -> HeadKind:
+def _as_kind(where: str, given: Any, expected: str) -> HeadKind:
     if isinstance(given, HeadSpec):
         return given
     if given == "full":
         return "full"
     if not isinstance(given, Mapping) or "class_path" not in given:
-        patterns = ", or a mapping of patterns such as {'*.weight': LowRank(4), '*': 'full'}" if where == "head" else ""
-        raise ValueError(f"{where} is {given!r}, {_EXPECTED}{patterns}.")
+        raise ValueError(f"{where} is {given!r}, {expected}.")
     path = given["class_path"]
     kind = next(
         (k for name, k in _KINDS.items() if path in (name, f"lightning_mip.{name}", f"{k.__module__}.{name}")), None
@@ -180,7 +181,8 @@ def _as_kind(where: str, given: Any) -> HeadKind:
     try:
         return kind(**given.get("init_args", {}))
     except TypeError as error:
-        raise ValueError(f"{where} is {given!r}, but {error}.") from error
+        takes = f"{kind.__name__} takes {', '.join(inspect.signature(kind).parameters)}"
+        raise ValueError(f"{where} is {given!r}, but {error}; {takes}.") from error
 
 
 def _kind_config(kind: HeadKind) -> Any:

@@ -154,6 +154,34 @@ def test_the_commands_are_listed_with_the_others(capsys: pytest.CaptureFixture[s
     assert "export (take the plain network of one h out, as weights, a checkpoint or a program)" in printed
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            [],
+            "diagnose: error: LightningDataModule has no val_dataloader or train_dataloader, so there are no batches "
+            "to look at; define it, or name a data module that has it, --data=package.module.Class.",
+        ),
+        (
+            ["--part=test"],
+            "diagnose: error: LightningDataModule has no test_dataloader, so there are no batches to look at; define "
+            "it, or name a data module that has it, --data=package.module.Class.",
+        ),
+    ],
+)
+def test_diagnose_needs_a_data_module_with_data(
+    trained: Trained, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, path = trained
+    config = yaml.safe_load(REGRESSION.read_text())
+    config["data"] = {"class_path": "lightning.pytorch.LightningDataModule"}
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as stop:
+        main(["diagnose", f"--ckpt_path={path}", "--config=run.yaml", *options])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"lightning-mip {message}"
+
+
 def _export(*options: str) -> list[str]:
     return ["export", "--ckpt_path=CKPT", "--out=net.pt", *options]
 

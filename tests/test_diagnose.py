@@ -339,6 +339,14 @@ def test_the_start_of_a_function_is_known() -> None:
     assert report.at_init.exponent == pytest.approx(1, abs=1e-4)
 
 
+def test_a_network_without_an_optimizer_is_told_how_to_give_one() -> None:
+    report = mip.diagnose(plain()[0], DATA, loss=square, draws=2, batches=1)
+    assert report.verdicts["step"] == (
+        "left out: ValueError: Net makes no optimizer in configure_optimizers; give one, such as "
+        "optimizer=torch.optim.Adam."
+    )
+
+
 class Traces(Blend):
     """Draws random numbers, and keeps the loss with its graph."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -196,11 +197,13 @@ class Random(Net):
 def test_a_file_that_puts_out_something_else_is_not_left_behind(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as caught:
         mip.export(make(primary=Random()), {"lam": 0.3}, tmp_path / "net.pt", example=X)
-    start, end = str(caught.value).split(" by ")
-    assert start == f"{tmp_path / 'net.pt'} differs from the hypernetized network"
-    assert end.endswith(
-        " at lam=0.3, more than 1e-05: the network does something else when it is traced, or draws random numbers."
+    (difference,) = re.findall(r" by (\S+) at ", str(caught.value))
+    assert str(caught.value) == (
+        f"{tmp_path / 'net.pt'} differs from the hypernetized network by {difference} at lam=0.3, more than 1e-05, and "
+        "was deleted: the network does something else when it is traced, or draws random numbers. Its weights can be "
+        "exported without being run: format='state_dict', without example."
     )
+    assert float(difference) > 1e-5
     assert not [*tmp_path.iterdir()]
 
 

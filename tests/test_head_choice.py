@@ -296,7 +296,7 @@ EXPECTED = (
         (
             {"class_path": "LowRank", "init_args": {"r": 4}},
             "head is {'class_path': 'LowRank', 'init_args': {'r': 4}}, but LowRank.__init__() got an unexpected "
-            "keyword argument 'r'.",
+            "keyword argument 'r'; LowRank takes rank.",
         ),
         (
             {"*.wieght": LowRank(4), "*": "full"},

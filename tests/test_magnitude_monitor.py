@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,18 @@ def test_tensorboard_gets_the_figure_and_the_scalars(trainer: Trainers, tmp_path
     assert set(events.Tags()["scalars"]) >= NAMES | {"val_loss/lam=0"}
     assert events.Tags()["images"] == ["magnitude"]
     assert events.Images("magnitude")[0].step == 8
+
+
+def test_without_matplotlib_there_is_no_figure(
+    trainer: Trainers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightning_mip.magnitude_figure", None)
+    text = "MagnitudeMonitor draws no figure, which needs matplotlib: pip install 'lightning-mip[plot]'."
+    runner = trainer(callbacks=[mip.MagnitudeMonitor()], logger=TensorBoardLogger(tmp_path))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        runner.fit(make(Task), loader())
+    assert [str(warning.message) for warning in caught if "figure" in str(warning.message)] == [text]
 
 
 @pytest.mark.parametrize(

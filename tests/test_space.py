@@ -371,6 +371,12 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str | Callable[[]
         "h['lam'] is a Handwritten, which is not a dataclass, so no checkpoint could hold its arguments; write "
         "@dataclass(frozen=True) above the class.",
     ),
+    "prior_with_a_tensor": (
+        lambda: HSpace({"lam": Squared(top=torch.tensor(2.0))}),  # type: ignore[arg-type]
+        TypeError,
+        "h['lam'] is a Squared whose top is tensor(2.), which no checkpoint could hold; expected Python's own numbers "
+        "and strings, or lists of them.",
+    ),
     "class_not_imported": (
         lambda: HSpace({"lam": {"class_path": "ours.Uniform", "init_args": {}}}),
         ValueError,

@@ -211,8 +211,8 @@ class Hypernetize(L.Callback):
         """The injector of the network, once it is attached."""
         if self._injector is None:
             raise MisconfigurationException(
-                f"Hypernetize found no network at target={self.target!r} after configure_model; name one that exists "
-                "by then."
+                f"Hypernetize(target={self.target!r}) has attached no hypernetwork yet; begin a run with it first: "
+                "Trainer(callbacks=[...]).fit(module), validate or test."
             )
         return self._injector
 

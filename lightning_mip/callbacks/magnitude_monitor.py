@@ -86,7 +86,9 @@ class MagnitudeMonitor(L.Callback):
         try:
             from lightning_mip.magnitude_figure import norms_figure
         except ImportError:
-            rank_zero_warn("MagnitudeMonitor draws no figure: pip install 'lightning-mip[plot]'.")
+            rank_zero_warn(
+                "MagnitudeMonitor draws no figure, which needs matplotlib: pip install 'lightning-mip[plot]'."
+            )
             return
         figure = norms_figure(self._look(pl_module), self._at_start)
         for board in boards:

@@ -47,7 +47,11 @@ def main(args: Sequence[str]) -> Diagnosis:
     loader = batches(module, data, options.part)
     if loader is None:
         what = f"{options.part}_dataloader" if options.part else "val_dataloader or train_dataloader"
-        fail("diagnose", f"{type(data or module).__name__} has no {what}, so there are no batches to look at.")
+        fail(
+            "diagnose",
+            f"{type(data or module).__name__} has no {what}, so there are no batches to look at; define it, or name a "
+            "data module that has it, --data=package.module.Class.",
+        )
     with one_line("diagnose"):
         report = diagnose(
             module,

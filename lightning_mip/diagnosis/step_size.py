@@ -56,7 +56,10 @@ def step_size(subject: Subject, h: Mapping[str, Tensor], batch: Any, make: MakeO
     group = optimizer.param_groups[0]
     lr = float(group["lr"])
     if not lr:
-        raise ValueError("the learning rate of the optimizer's first group is 0.")
+        raise ValueError(
+            f"{type(optimizer).__name__} has learning rate 0, expected more; give another, such as "
+            "optimizer=torch.optim.Adam."
+        )
     numbers = sum(tensor.numel() for tensor in plain.values())
     by_tensor = {name: (float(hyper[name].norm()), float(plain[name].norm())) for name in plain}
     of_hyper, of_plain = (sum(pair[k] ** 2 for pair in by_tensor.values()) ** 0.5 for k in (0, 1))
@@ -107,9 +110,12 @@ def _moved(
 def _optimizers(subject: Subject, make: MakeOptimizer | None) -> list[Optimizer]:
     parameters = [*subject.injector.root.parameters(), *subject.injector.hypernet.parameters()]
     trained = [p for p in dict.fromkeys(parameters) if p.requires_grad]
-    found = [make(trained)] if make is not None else list(_found(subject.module.configure_optimizers()))
+    found = [make(trained)] if make is not None else list(_found(_configured(subject.module)))
     if not found:
-        raise ValueError("configure_optimizers gives no optimizer.")
+        raise ValueError(
+            f"{type(subject.module).__name__} makes no optimizer in configure_optimizers; give one, such as "
+            "optimizer=torch.optim.Adam."
+        )
     held = {id(p) for optimizer in found for group in optimizer.param_groups for p in group["params"]}
     missing = [p for p in trained if id(p) not in held]
     found[0].param_groups[0]["params"].extend(missing)  # as the plug-in does at the start of a run
@@ -117,6 +123,10 @@ def _optimizers(subject: Subject, make: MakeOptimizer | None) -> list[Optimizer]
         for group in optimizer.param_groups:
             group["lr"] = group.get("initial_lr", group["lr"])  # not that of the first step of a warm-up
     return found
+
+
+def _configured(module: Any) -> Any:
+    return module.configure_optimizers() if hasattr(module, "configure_optimizers") else None
 
 
 def _found(given: Any) -> Iterable[Optimizer]:

@@ -154,7 +154,10 @@ def check_loss(module: Any, loss: Loss | None, metric: str | None) -> None:
             "validation_step logs: diagnose(model, dataloader, metric='val_loss')."
         )
     if loss is None and metric is None and not overrides(module, "training_step"):
-        raise ValueError(f"{name} has no training_step; give loss=, or metric= that validation_step logs.")
+        raise ValueError(
+            f"{name} has no training_step; give its loss, or a metric that its validation_step logs: "
+            "diagnose(model, dataloader, metric='val_loss')."
+        )
 
 
 def copied(module: nn.Module) -> nn.Module:

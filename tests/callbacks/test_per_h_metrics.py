@@ -180,16 +180,21 @@ def test_a_metric_of_more_than_a_number_is_left_to_the_module(trainer: Trainers)
 
 @leaf_spec
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("arguments", "text"),
     [
-        ({}, "is a torchmetrics object; wrap it in lightning_mip.metrics.PerH to have it by h"),
+        (
+            {},
+            "PerHMetrics leaves out 'value': it is a torchmetrics object; wrap it in lightning_mip.metrics.PerH to "
+            "have it by h.",
+        ),
         (
             {"per_sample": True},
-            "is a mean over samples with different h; use lightning_mip.metrics.PerH to split it",
+            "PerHMetrics leaves out 'value': it is a mean over samples with different h; use "
+            "lightning_mip.metrics.PerH to split it.",
         ),
     ],
 )
-def test_what_cannot_be_split_is_named_once(trainer: Trainers, arguments: dict[str, Any], reason: str) -> None:
+def test_what_cannot_be_split_is_named_once(trainer: Trainers, arguments: dict[str, Any], text: str) -> None:
     class Unsplit(Task):
         def __init__(self, **given: Any) -> None:
             super().__init__(**given)
@@ -205,7 +210,7 @@ def test_what_cannot_be_split_is_named_once(trainer: Trainers, arguments: dict[s
     with pytest.warns(UserWarning, match="PerHMetrics") as caught:
         runner.fit(make(Unsplit, **arguments), loader())
     messages = [str(warning.message) for warning in caught if "PerHMetrics" in str(warning.message)]
-    assert messages == [f"PerHMetrics leaves out 'value': it {reason}."]
+    assert messages == [text]
     assert logged(runner, "value") == {}
 
 
