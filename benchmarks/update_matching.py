@@ -1,12 +1,13 @@
 """Does a hypernetized network train at the learning rate of the plain one? Sensitivity to it, and what moves it.
 
     python -m benchmarks.update_matching lr --optimizer adam --out docs/benchmarks/matching_lr_adam.md
-    python -m benchmarks.update_matching depth|trunk|init|share|shifted|final --out ...
+    python -m benchmarks.update_matching edge|depth|trunk|init|share|shifted|final --out ...
 
 Digits at 14 x 14 (4000 for training), deep networks all of whose weights are generated. In all studies but ``shifted``
 the labels do not depend on h, so that the plain network is the measure; in ``shifted`` they depend on nothing more.
 
 * ``lr``: 12 convolutions without norm layers; six learning rates; plain, ours, published MIP, HyperLight.
+* ``edge``: the highest of those rates, with more seeds (``--seeds 8``).
 * ``depth``: 4 to 19 convolutions, and 12 with ways around them, BatchNorm or GroupNorm.
 * ``trunk``: last widths 8 to 256, depths of the trunk, dimensions of h.
 * ``init``: how large ``delta`` is at the start. ``share``: how far the hypernetwork moves theta.
@@ -53,6 +54,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 RATES = {"adam": (1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1e-2), "sgd": (1e-3, 3e-3, 1e-2, 3e-2, 6e-2, 1e-1)}
 BATCH = 64
 TRUNKS = ((16, 32),)
+# Twice the share of the commonest digit: at most that is what a network gets that has learned nothing.
+COLLAPSED = 0.2
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,20 @@ def lr_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) ->
     rows = {way: partial(_at_rate, Setting(way, optimizer=optimizer)) for way in ways}
     rates = RATES["sgd" if optimizer == "sgd" else "adam"]
     return [f"12 convolutions, {optimizer}", grid_table(rows, _rates(rates), digits, seeds, "learning rate")]
+
+
+def edge_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) -> list[str]:
+    """The end of the plain network's range, with all seeds: how often does training collapse?"""
+    rates = RATES["sgd" if optimizer == "sgd" else "adam"][-2:]
+    lines = []
+    for way in ("plain", "ours"):
+        for lr in rates:
+            found = finals(Setting(way, optimizer=optimizer, lr=lr), digits, seeds)
+            collapsed = sum(value < COLLAPSED for value in found)
+            values = ", ".join(f"{value:.3f}" for value in sorted(found))
+            lines.append([way, f"{lr:g}", f"{collapsed} of {seeds}", f"{statistics.median(found):.3f}", values])
+    header = ["trained by", "learning rate", f"below {COLLAPSED:g}", "median", "accuracy of each seed"]
+    return [f"12 convolutions, {optimizer}", tables.table(header, lines)]
 
 
 def depth_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) -> list[str]:
@@ -244,6 +261,7 @@ def _rates(rates: Sequence[float]) -> dict[str, float]:
 
 STUDIES = {
     "lr": lr_study,
+    "edge": edge_study,
     "depth": depth_study,
     "trunk": trunk_study,
     "init": init_study,
