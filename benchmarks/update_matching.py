@@ -22,7 +22,7 @@ import os
 import statistics
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -137,7 +137,7 @@ def cell(values: Sequence[float]) -> str:
 
 
 def grid_table(
-    rows: dict[str, Callable[[Any], Setting]], columns: dict[str, Any], digits: Digits, seeds: int, corner: str
+    rows: Mapping[str, Callable[[Any], Setting]], columns: Mapping[str, Any], digits: Digits, seeds: int, corner: str
 ) -> str:
     """A table of accuracies: ``rows[name](column)`` is the setting of a cell."""
     lines = [
