@@ -31,6 +31,8 @@ from benchmarks.variants import VARIANTS, installed
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 QUICK_BLOCKS = 2
+# What each trains with where nothing is said: HyperLight's documentation has torch's own default Adam.
+DEFAULTS = {"ours": "fused", "hyperlight": "adam"}
 # Variant, optimizer and learning rate: what is compared, over seeds.
 Setting = tuple[str, str, float]
 HEADER = ("variant", "optimizer", "lr", "best", "spread", "reached", "steps to target", "s to target", "ms per step")
@@ -100,23 +102,35 @@ def section(task: Task, results: dict[Setting, list[Curve]], given: argparse.Nam
 def ratios(
     results: dict[Setting, list[Curve]], picks: dict[tuple[str, str], Setting], reference: str, target: float
 ) -> list[str]:
-    """A line for each variant: seconds and steps to the target against those of the reference, same optimizer."""
-    lines = []
-    for (variant, optimizer), key in picks.items():
-        peer = picks.get((reference, optimizer))
-        if variant == reference or peer is None:
-            continue
-        mine, other = cost(results[key], target), cost(results[peer], target)
-        if not (mine[2] and other[2]):
-            lines.append(f"- {variant} / {reference}, {optimizer}: one of them does not reach the target.")
-        elif min(other[0], mine[0]) == 0:
-            lines.append(f"- {variant} / {reference}, {optimizer}: the target is met before the first step.")
-        else:
-            lines.append(
-                f"- {variant} / {reference}, {optimizer}: **{mine[1] / other[1]:.2f}** of the seconds, "
-                f"{mine[0] / other[0]:.2f} of the steps."
-            )
+    """A line for each variant: seconds and steps to the target against those of the reference.
+
+    With the same optimizer, and with the one that each has by default.
+    """
+    pairs = [(way, (reference, way[1])) for way in picks if way[0] != reference]
+    pairs += [(way, (reference, DEFAULTS.get(reference, ""))) for way in picks if DEFAULTS.get(way[0]) == way[1]]
+    lines = [
+        compared(results, picks, way, peer, target)
+        for way, peer in dict.fromkeys(pairs)
+        if way[0] != reference and peer in picks
+    ]
     return ["\n".join(lines)] if lines else []
+
+
+def compared(
+    results: dict[Setting, list[Curve]],
+    picks: dict[tuple[str, str], Setting],
+    way: tuple[str, str],
+    peer: tuple[str, str],
+    target: float,
+) -> str:
+    """One of these lines."""
+    mine, other = cost(results[picks[way]], target), cost(results[picks[peer]], target)
+    words = f"- {way[0]} / {peer[0]}, {way[1]}" + (f" / {peer[1]}" if peer[1] != way[1] else "")
+    if not (mine[2] and other[2]):
+        return f"{words}: one of them does not reach the target."
+    if min(other[0], mine[0]) == 0:
+        return f"{words}: the target is met before the first step."
+    return f"{words}: **{mine[1] / other[1]:.2f}** of the seconds, {mine[0] / other[0]:.2f} of the steps."
 
 
 def measure(task: Task, given: argparse.Namespace) -> dict[Setting, list[Curve]]:

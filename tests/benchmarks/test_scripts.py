@@ -185,7 +185,10 @@ def test_the_learning_rate_that_counts_reaches_the_target_on_most_seeds_and_firs
         ("hyperlight", "adam"): ("hyperlight", "adam", 1.0),
     }
     (line,) = time_to_accuracy.ratios(results, time_to_accuracy.chosen(results, target), "hyperlight", target)
-    assert "**1.00** of the seconds, 1.00 of the steps" in line
+    assert line == "- ours / hyperlight, adam: **1.00** of the seconds, 1.00 of the steps."
+    own = {("ours", "fused", 1.0): [fast, fast], ("hyperlight", "adam", 1.0): [slow, slow]}
+    (line,) = time_to_accuracy.ratios(own, time_to_accuracy.chosen(own, target), "hyperlight", target)
+    assert line == "- ours / hyperlight, fused / adam: **0.67** of the seconds, 0.67 of the steps."
 
 
 def test_page_says_how_it_was_made_but_not_where() -> None:
