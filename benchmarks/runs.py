@@ -23,8 +23,8 @@ from benchmarks.tasks import Task, shifted
 from benchmarks.training import stepper
 from benchmarks.variants import H, Network, Variant
 
-# Steps of a run, about 10 s on one core for digits, 25 to 35 s for the others, and evaluations in it.
-STEPS = {"digits": 500, "registration": 1000, "scale_space": 500, "shifted": 600}
+# Steps of a run, about 10 s on one core for digits, 25 s for the others, and evaluations in it.
+STEPS = {"digits": 500, "registration": 600, "scale_space": 500, "shifted": 600}
 BLOCKS = 10
 PRETRAINING = 300
 
