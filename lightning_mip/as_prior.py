@@ -16,6 +16,7 @@ from torch.distributions import Distribution, TransformedDistribution
 
 from lightning_mip.own_arguments import is_text
 from lightning_mip.priors import SLACK, Prior, inner_grid, unit_grid
+from lightning_mip.shown import on_one_line, shown
 
 _T = TypeVar("_T")
 
@@ -35,6 +36,10 @@ class FromTorch(Prior):
 
     def __post_init__(self) -> None:
         """Check that the distribution is scalar, can be inverted, and written down."""
+        if not isinstance(self.distribution, Distribution):
+            raise TypeError(
+                f"FromTorch: distribution is {shown(self.distribution)}, expected a torch.distributions object."
+            )
         shape = (*self.distribution.batch_shape, *self.distribution.event_shape)
         if shape:
             raise ValueError(f"{self.distribution}: expected a distribution of one number, but its shape is {shape}.")
@@ -74,8 +79,9 @@ class FromTorch(Prior):
         return u.clamp(0, 1)
 
     def icdf(self, u: Tensor) -> Tensor:
-        """The distribution's inverse CDF."""
-        return self.distribution.icdf(u)
+        """The distribution's inverse CDF, which rounding does not take beyond two finite ends."""
+        bounds, h = self._bounds(), self.distribution.icdf(u)
+        return h.clamp(*bounds) if bounds else h
 
     def contains(self, h: Tensor) -> Tensor:
         """Whether the value lies in the distribution's support, but for rounding at two finite ends."""
@@ -128,14 +134,14 @@ def as_prior(name: str, value: Prior | Distribution | Mapping[str, Any]) -> Prio
     if isinstance(value, Mapping) and "class_path" in value:
         return _from_config(name, value)
     raise TypeError(
-        f"h[{name!r}] is {value!r}, expected a prior such as Uniform(0, 1) or a torch.distributions object."
+        f"h[{name!r}] is {shown(value)}, expected a prior such as Uniform(0, 1) or a torch.distributions object."
     )
 
 
 def _from_config(name: str, config: Mapping[str, Any]) -> Prior:
     kinds = _subclasses(Prior)  # type: ignore[type-abstract]
     known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in kinds}
-    path = config["class_path"]
+    path, given = _class_and_arguments(name, config)
     # A config may name a class by where it is re-exported ("lightning_mip.Uniform"), or by its bare name.
     module, _, last = path.rpartition(".")
     exported = getattr(sys.modules.get(module), last, None)
@@ -146,25 +152,36 @@ def _from_config(name: str, config: Mapping[str, Any]) -> Prior:
             f"h[{name!r}] names the prior {path!r}, which is not imported; known are {', '.join(sorted(known))}. "
             "Import the module that defines it first."
         )
-    given = config.get("init_args", {})
     arguments: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in given.items()}
-    if matches[0] is FromTorch:
-        inner = arguments["distribution"]
-        if not isinstance(inner, Distribution):
-            kind = _torch_distribution(name, inner["class_path"])
-            arguments["distribution"] = kind(**inner["init_args"])
+    if matches[0] is FromTorch and isinstance(arguments.get("distribution"), Mapping):
+        arguments["distribution"] = _torch_distribution(name, arguments["distribution"])
     try:
         return matches[0](**arguments)
     except TypeError as error:
         takes = f"{matches[0].__name__} takes {', '.join(inspect.signature(matches[0]).parameters)}"
-        raise TypeError(f"h[{name!r}] is {dict(config)}, but {str(error).rstrip('.')}; {takes}.") from error
+        raise TypeError(f"h[{name!r}] is {shown(dict(config))}, but {str(error).rstrip('.')}; {takes}.") from error
 
 
-def _torch_distribution(name: str, path: str) -> type[Distribution]:
+def _class_and_arguments(name: str, config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    path, arguments = config.get("class_path"), config.get("init_args", {})
+    named = isinstance(arguments, Mapping) and all(isinstance(key, str) for key in arguments)
+    if not isinstance(path, str) or not named or set(config) - {"class_path", "init_args"}:
+        raise TypeError(
+            f"h[{name!r}] is {shown(dict(config))}, expected a class and its arguments such as "
+            "{'class_path': 'Uniform', 'init_args': {'low': 0, 'high': 1}}."
+        )
+    return path, arguments
+
+
+def _torch_distribution(name: str, config: Mapping[str, Any]) -> Distribution:
+    path, arguments = _class_and_arguments(name, config)
     kind = getattr(torch.distributions, path.removeprefix("torch.distributions."), None)
     if not (isinstance(kind, type) and issubclass(kind, Distribution)):
         raise ValueError(f"h[{name!r}] names {path!r}, which is not a class of torch.distributions.")
-    return kind
+    try:
+        return kind(**arguments)
+    except Exception as error:  # torch has several kinds for a wrong argument
+        raise ValueError(f"h[{name!r}] is {shown(dict(config))}, but {on_one_line(str(error))}") from error
 
 
 def _unchecked(distribution: Distribution) -> Distribution:

@@ -16,12 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_mip.shown import shown
+
 # Rounding slack of the support checks: a float64 bound, stored as a float32 h, must stay inside.
 SLACK = 1e-6
 # Numbers beyond this, or the inverse of it, leave the range of single precision when computed with.
 _LARGEST = 1e37
 # Narrower ranges, relative to their bounds, have few values in single precision, and `SLACK` would be much of them.
 _NARROWEST = 5e-5
+# More grid points or classes than this, or weights of a preference vector, are a mistake, not a wish.
+MAX_POINTS = 100_000
+_MAX_WEIGHTS = 10_000
 
 
 class Prior(ABC):
@@ -229,17 +234,16 @@ class Categorical(Prior):
     def __post_init__(self) -> None:
         """Check the values and store them as a tuple."""
         given = self.values
-        listed = range(given) if isinstance(given, int) else given
-        numbers = tuple(map(_plain_number, listed)) if isinstance(listed, Iterable) else (None,)
+        numbers = tuple(map(_plain_number, _listed(given)))
         if not all(number is not None and math.isfinite(number) for number in numbers):
             raise TypeError(
-                f"Categorical({given!r}): expected a number of classes or finite numbers; for names, use their "
+                f"Categorical({shown(given)}): expected a number of classes or finite numbers; for names, use their "
                 "positions 0, 1, ..."
             )
         if not numbers or len(set(numbers)) < len(numbers):
-            raise ValueError(f"Categorical({given!r}): expected at least one value, each of them once.")
+            raise ValueError(f"Categorical({shown(given)}): expected at least one value, each of them once.")
         if len(set(torch.tensor(numbers).tolist())) < len(numbers):
-            raise ValueError(f"Categorical({given!r}): in single precision two of the values are the same.")
+            raise ValueError(f"Categorical({shown(given)}): in single precision two of the values are the same.")
         object.__setattr__(self, "values", numbers)
 
     def _table(self, like: Tensor | None = None) -> Tensor:
@@ -303,8 +307,8 @@ class Simplex(Prior):
     def __post_init__(self) -> None:
         """Check the parameters."""
         _make_plain(self)
-        if self.n < 2 or self.n != int(self.n) or not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"{self}: expected a whole n >= 2 and a finite alpha > 0.")
+        if not (2 <= self.n <= _MAX_WEIGHTS and self.n == int(self.n) and math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"{self}: expected a whole n from 2 to {_MAX_WEIGHTS} and a finite alpha > 0.")
         object.__setattr__(self, "n", int(self.n))
 
     @property
@@ -345,6 +349,10 @@ class Simplex(Prior):
         _check_points(n)
         if n == 1:
             return self.center().unsqueeze(0)
+        if (size := math.comb(n - 2 + self.n, self.n - 1)) > MAX_POINTS:
+            raise ValueError(
+                f"grid({n}) has {size} points of {self}, expected at most {MAX_POINTS}; give fewer, or your own list of h."
+            )
         # Stars and bars: the gaps between n_weights - 1 bars among the n - 1 steps.
         bars = itertools.combinations(range(n - 2 + self.n), self.n - 1)
         edges = torch.tensor([(-1, *places, n - 2 + self.n) for places in bars], dtype=torch.float64)
@@ -386,7 +394,20 @@ def _plain_number(value: Any) -> float | None:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return int(value) if isinstance(value, int) else float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond all floats
+        return math.copysign(math.inf, value)
+    return int(value) if isinstance(value, int) else number
+
+
+def _listed(given: Any) -> Iterable[Any]:
+    """The values of a `Categorical`, one None where they are not values."""
+    if isinstance(given, int) and not isinstance(given, bool):
+        if given > MAX_POINTS:
+            raise ValueError(f"Categorical({given!r}): expected at most {MAX_POINTS} classes.")
+        return range(given)
+    return given if isinstance(given, Iterable) and getattr(given, "ndim", 1) else [None]
 
 
 def _make_plain(prior: Any) -> None:
@@ -395,7 +416,7 @@ def _make_plain(prior: Any) -> None:
         given = getattr(prior, field.name)
         number = _plain_number(given)
         if number is None:
-            raise TypeError(f"{type(prior).__name__}: {field.name} is {given!r}, expected a number.")
+            raise TypeError(f"{type(prior).__name__}: {field.name} is {shown(given)}, expected a number.")
         object.__setattr__(prior, field.name, number)
 
 
@@ -422,8 +443,8 @@ def _oversample_ends(u: Tensor, probability: float) -> Tensor:
 
 
 def _check_points(n: int) -> None:
-    if n < 1:
-        raise ValueError(f"grid({n}): expected at least 1 point.")
+    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_POINTS:
+        raise ValueError(f"grid({n!r}): expected a whole number of points, 1 to {MAX_POINTS}.")
 
 
 def unit_grid(n: int) -> Tensor:

@@ -15,10 +15,9 @@ from torch.distributions import Distribution
 from lightning_mip.as_prior import as_prior
 from lightning_mip.draws import uniforms
 from lightning_mip.encodings import encode
-from lightning_mip.priors import Prior
+from lightning_mip.priors import MAX_POINTS, Prior
+from lightning_mip.shown import shown
 
-# More grid points than this is a mistake in the number per component, not a wish.
-MAX_GRID = 100_000
 _RESERVED = "=,/"
 
 
@@ -40,14 +39,14 @@ class HSpace(Mapping[str, Prior]):
 
     def __init__(self, priors: Mapping[str, Prior | Distribution | Mapping[str, Any]]) -> None:
         if not isinstance(priors, Mapping):
-            raise TypeError(f"h is {priors!r}, expected a mapping such as {{'lam': Uniform(0, 1)}}.")
+            raise TypeError(f"h is {shown(priors)}, expected a mapping such as {{'lam': Uniform(0, 1)}}.")
         if not priors:
             raise ValueError("h is empty, expected at least one component such as {'lam': Uniform(0, 1)}.")
         for name in priors:
-            if not isinstance(name, str) or not name or any(mark in name for mark in _RESERVED):
+            if not _is_name(name):
                 raise ValueError(
-                    f"h has a component named {name!r}, expected a non-empty string without {' '.join(_RESERVED)} "
-                    "(they separate values in metric names)."
+                    f"h has a component named {shown(name)}, expected a non-empty string without "
+                    f"{' '.join(_RESERVED)} (they separate values in metric names), line breaks or spaces at its ends."
                 )
         self._priors = {name: as_prior(name, priors[name]) for name in sorted(priors)}
 
@@ -128,9 +127,9 @@ class HSpace(Mapping[str, Prior]):
         self._check_names(counts)
         axes = [_default_dtype(prior.grid(counts[name])) for name, prior in self.items()]
         size = math.prod(len(axis) for axis in axes)
-        if size > MAX_GRID:
+        if size > MAX_POINTS:
             raise ValueError(
-                f"grid({n}) has {size} points, expected at most {MAX_GRID}; give a number of points per component "
+                f"grid({n}) has {size} points, expected at most {MAX_POINTS}; give a number of points per component "
                 "such as {'lam': 5, 'phi': 1}, or your own list of h."
             )
         return [dict(zip(self, point, strict=True)) for point in itertools.product(*axes)]
@@ -152,7 +151,7 @@ class HSpace(Mapping[str, Prior]):
             ValueError: a component is missing or unknown, or a value is of the wrong shape or outside its support.
         """
         if not isinstance(h, Mapping):
-            raise TypeError(f"h is {h!r}, expected a mapping from component to value with {', '.join(self)}.")
+            raise TypeError(f"h is {shown(h)}, expected a mapping from component to value with {', '.join(self)}.")
         self._check_names(h)
         values = {name: _tensor(name, prior, h[name]) for name, prior in self.items()}
         for name, prior in self.items():
@@ -177,7 +176,7 @@ class HSpace(Mapping[str, Prior]):
         """The message for a component that does not exist."""
         close = difflib.get_close_matches(str(name), list(self), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"h has no component {name!r}; its components are {', '.join(self)}.{hint}"
+        return f"h has no component {shown(name)}; its components are {', '.join(self)}.{hint}"
 
     def config(self) -> dict[str, dict[str, Any]]:
         """Describe the space in plain data; ``HSpace(space.config())`` rebuilds it."""
@@ -194,11 +193,16 @@ class HSpace(Mapping[str, Prior]):
             )
 
 
+def _is_name(name: Any) -> bool:
+    printable = isinstance(name, str) and name.isprintable() and name == name.strip()
+    return printable and bool(name) and not any(mark in name for mark in _RESERVED)
+
+
 def _tensor(name: str, prior: Prior, value: Any) -> Tensor:
     try:
         return prior.tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"h[{name!r}] is {value!r}, expected a number, numbers or a tensor.") from error
+        raise TypeError(f"h[{name!r}] is {shown(value)}, expected a number, numbers or a tensor.") from error
 
 
 def _check_value(name: str, prior: Prior, value: Tensor) -> None:

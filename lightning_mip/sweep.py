@@ -19,8 +19,9 @@ from lightning_mip.callbacks.hypernetize import Hypernetize
 from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.evaluation import KEEP_BYTES, grid_of
 from lightning_mip.injection import injectors
+from lightning_mip.priors import MAX_POINTS
 from lightning_mip.probe import replaced
-from lightning_mip.space import MAX_GRID, HSpace
+from lightning_mip.space import HSpace
 from lightning_mip.table import Sweep
 
 Grid = int | Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -96,8 +97,8 @@ def grid_points(space: HSpace, grid: Grid) -> list[dict[str, Tensor]]:
     if unknown:
         raise ValueError(f"grid: {space.unknown(unknown[0])}")
     axes = [_axis(space, name, grid.get(name)) for name in space]
-    if (size := math.prod(len(axis) for axis in axes)) > MAX_GRID:
-        raise ValueError(f"grid={grid!r} has {size} points, expected at most {MAX_GRID}; give fewer per component.")
+    if (size := math.prod(len(axis) for axis in axes)) > MAX_POINTS:
+        raise ValueError(f"grid={grid!r} has {size} points, expected at most {MAX_POINTS}; give fewer per component.")
     return grid_of(space, [dict(zip(space, point, strict=True)) for point in itertools.product(*axes)])
 
 
