@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
+from lightning_mip.draws import MARGIN
 from lightning_mip.own_arguments import is_text
-from lightning_mip.priors import SLACK, Prior, inner_grid, unit_grid
+from lightning_mip.priors import SLACK, Prior, check_precision, inner_grid, unit_grid
 from lightning_mip.shown import on_one_line, shown
 
 _T = TypeVar("_T")
@@ -57,6 +58,8 @@ class FromTorch(Prior):
                 f"{kind.__name__} is not a class of torch.distributions with parameters of its own, so no checkpoint "
                 "could hold it; subclass lightning_mip.Prior instead."
             )
+        ends = self.distribution.icdf(torch.tensor([MARGIN, 1 - MARGIN], dtype=torch.float64)).tolist()
+        check_precision(self, ends[1] - ends[0], *ends)
 
     def __eq__(self, other: object) -> bool:
         # torch compares distributions by identity.

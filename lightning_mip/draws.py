@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import operator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+from lightning_mip.shown import shown
+
 STRATEGIES = ("random", "sobol", "stratified")
 # Draws per block of the stratified strategy: each block visits every one of this many strata once.
 STRATA = 16
 # Keeps the inverse CDF of unbounded priors finite; 2^-32 is far below the resolution of a float32 h.
-_MARGIN = 2.0**-32
+MARGIN = 2.0**-32
 
 
 def uniforms(strategy: str, dimensions: int, n: int, *, seed: int, rank: int, step: int, world_size: int = 1) -> Tensor:
@@ -32,20 +36,35 @@ def uniforms(strategy: str, dimensions: int, n: int, *, seed: int, rank: int, st
         float64 tensor of shape ``(n, dimensions)`` with values in (0, 1).
     """
     if strategy not in STRATEGIES:
-        raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(map(repr, STRATEGIES))}.")
+        raise ValueError(f"strategy is {shown(strategy)}, expected one of {', '.join(map(repr, STRATEGIES))}.")
+    rank, step = _whole("rank", rank, 0), _whole("step", step, 0)
+    seed, n, world_size = _whole("seed", seed), _whole("n", n, 0), _whole("world_size", world_size, 1)
     if strategy != "random" and not 0 <= rank < world_size:
         raise ValueError(
             f"rank is {rank} and world_size is {world_size}, expected 0 <= rank < world_size: the ranks share one "
             f"{strategy} sequence."
         )
     first = (step * world_size + rank) * n
-    if strategy == "random":
+    if strategy == "random" or not n:  # an empty batch takes no draws of a sequence
         points = torch.rand(n, dimensions, generator=_generator(seed, rank, step), dtype=torch.float64)
     elif strategy == "sobol":
         points = _sobol(seed, dimensions, first, n)
     else:
         points = torch.stack([_stratified(seed, dimensions, first + k) for k in range(n)])
-    return points.clamp(_MARGIN, 1 - _MARGIN)
+    return points.clamp(MARGIN, 1 - MARGIN)
+
+
+def _whole(name: str, value: Any, least: int | None = None) -> int:
+    """A Python integer from one of NumPy or PyTorch too, as the draws depend on how it is written."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        raise ValueError(
+            f"{name} is {shown(value)}, expected a whole number{'' if least is None else f' of at least {least}'}."
+        )
+    return number
 
 
 def _generator(*key: int | str) -> torch.Generator:
@@ -55,7 +74,7 @@ def _generator(*key: int | str) -> torch.Generator:
 
 @functools.lru_cache(maxsize=8)
 def _sobol_engine(seed: int, dimensions: int) -> SobolEngine:
-    return SobolEngine(dimensions, scramble=True, seed=seed)
+    return SobolEngine(dimensions, scramble=True, seed=seed % 2**63)
 
 
 def _sobol(seed: int, dimensions: int, first: int, n: int) -> Tensor:

@@ -140,7 +140,7 @@ def materialize(
     True
     """
     injector = the_injector(module)
-    given = injector.hypernet.space.tensors({**(h or {}), **components})
+    given = injector.one({**(h or {}), **components})
     with injector.paused(), torch.no_grad():
         # The memo stands in for both, so that the copy leaves the hypernetwork behind, also one that the root holds.
         memo = {id(injector): None, id(injector.hypernet): None, **_computed(injector.root)}

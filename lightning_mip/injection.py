@@ -91,12 +91,7 @@ class Injector:
             h: component -> value, without batch dimension.
             kept: what an earlier block for the same ``h`` yielded; it is used again if it is still right.
         """
-        checked = self.hypernet.space.tensors(h)
-        if any(value.ndim > len(self.hypernet.space[name].event_shape) for name, value in checked.items()):
-            raise ValueError(
-                "h has a batch dimension, but a network runs with one h at a time; take one value, or use "
-                "per_sample=True of HyperLightningModule."
-            )
+        checked = self.one(h)
         outer = self.h, self._generated
         self.h, self._generated = checked, kept
         self._depth += 1
@@ -112,6 +107,16 @@ class Injector:
             self._remove() if self._generated is None else self._install(self._generated.weights)
         if self._generated is None:
             self._check_used()
+
+    def one(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Check one ``h``, without batch dimension, and turn its values into tensors."""
+        checked = self.hypernet.space.tensors(h)
+        if self.hypernet.space.is_batched(checked):
+            raise ValueError(
+                "h has a batch dimension, but a network runs with one h at a time; take one value, or use "
+                "per_sample=True of HyperLightningModule."
+            )
+        return checked
 
     def use(self, h: Mapping[str, Any]) -> None:
         """Set ``h`` for what follows until `clear`, outside of any block, and put its weights in place."""

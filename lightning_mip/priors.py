@@ -83,7 +83,7 @@ class Prior(ABC):
 
     def tensor(self, value: Any) -> Tensor:
         """Turn a number, sequence or tensor into a tensor of this component's kind; dtypes of tensors are kept."""
-        tensor = torch.as_tensor(value)
+        tensor = _as_tensor(value)
         return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
 
     def config(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Uniform(Prior):
     def __post_init__(self) -> None:
         """Check the bounds."""
         _check_bounds(self)
-        _check_precision(self, self.high - self.low, self.low, self.high)
+        check_precision(self, self.high - self.low, self.low, self.high)
 
     def cdf(self, h: Tensor) -> Tensor:
         """Position ``(h - low) / (high - low)``."""
@@ -157,7 +157,7 @@ class LogUniform(Prior):
         _check_bounds(self)
         if self.low <= 0:
             raise ValueError(f"{self}: low is {self.low}, expected a positive number; use Uniform for a range with 0.")
-        _check_precision(self, self.high - self.low, self.low, self.high, smallest=self.low)
+        check_precision(self, self.high - self.low, self.low, self.high, smallest=self.low)
 
     def cdf(self, h: Tensor) -> Tensor:
         """Position ``log(h / low) / log(high / low)``."""
@@ -197,7 +197,7 @@ class Normal(Prior):
         _make_plain(self)
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
             raise ValueError(f"{self}: expected a finite mean and a finite std > 0.")
-        _check_precision(self, self.std, self.mean)
+        check_precision(self, self.std, self.mean)
 
     def cdf(self, h: Tensor) -> Tensor:
         """Standard normal CDF of ``(h - mean) / std``."""
@@ -285,7 +285,7 @@ class Categorical(Prior):
 
     def tensor(self, value: Any) -> Tensor:
         """Turn a value into a tensor; classes stay integers."""
-        tensor = torch.as_tensor(value)
+        tensor = _as_tensor(value)
         return tensor.long() if tensor.dtype == torch.bool else tensor
 
 
@@ -384,6 +384,14 @@ class Simplex(Prior):
         return torch.as_tensor(values, dtype=x.dtype, device=x.device)
 
 
+def _as_tensor(value: Any) -> Tensor:
+    # A copy of what is no tensor: torch warns of NumPy arrays that must not be written to.
+    tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+    if tensor.is_complex():
+        raise TypeError("complex numbers are no values of a prior.")
+    return tensor
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -397,7 +405,7 @@ def _plain_number(value: Any) -> float | None:
     try:
         number = float(value)
     except OverflowError:  # a whole number beyond all floats
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
     return int(value) if isinstance(value, int) else number
 
 
@@ -420,7 +428,7 @@ def _make_plain(prior: Any) -> None:
         object.__setattr__(prior, field.name, number)
 
 
-def _check_precision(prior: Prior, width: float, *ends: float, smallest: float = 1.0) -> None:
+def check_precision(prior: Prior, width: float, *ends: float, smallest: float = 1.0) -> None:
     """Refuse values that single precision, in which ``h`` is kept, cannot hold or tell apart."""
     largest = max(map(abs, ends))
     if not (max(largest, width) < _LARGEST and min(smallest, width) * _LARGEST > 1 and width > _NARROWEST * largest):
@@ -444,7 +452,7 @@ def _oversample_ends(u: Tensor, probability: float) -> Tensor:
 
 def _check_points(n: int) -> None:
     if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_POINTS:
-        raise ValueError(f"grid({n!r}): expected a whole number of points, 1 to {MAX_POINTS}.")
+        raise ValueError(f"grid({shown(n)}): expected a whole number of points, 1 to {MAX_POINTS}.")
 
 
 def unit_grid(n: int) -> Tensor:

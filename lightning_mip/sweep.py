@@ -21,6 +21,7 @@ from lightning_mip.evaluation import KEEP_BYTES, grid_of
 from lightning_mip.injection import injectors
 from lightning_mip.priors import MAX_POINTS
 from lightning_mip.probe import replaced
+from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 from lightning_mip.table import Sweep
 
@@ -91,14 +92,19 @@ def grid_points(space: HSpace, grid: Grid) -> list[dict[str, Tensor]]:
     """
     if isinstance(grid, int):
         return space.grid(grid)
+    if isinstance(grid, str) or not isinstance(grid, (Mapping, Sequence)):
+        raise TypeError(
+            f"grid is {shown(grid)}, expected a number of points, component -> number of points or list of values, or "
+            "a list of mappings."
+        )
     if not isinstance(grid, Mapping):
-        return grid_of(space, list(grid))
+        return grid_of(space, grid)
     unknown = [name for name in grid if name not in space]
     if unknown:
         raise ValueError(f"grid: {space.unknown(unknown[0])}")
     axes = [_axis(space, name, grid.get(name)) for name in space]
     if (size := math.prod(len(axis) for axis in axes)) > MAX_POINTS:
-        raise ValueError(f"grid={grid!r} has {size} points, expected at most {MAX_POINTS}; give fewer per component.")
+        raise ValueError(f"grid={shown(grid)} has {size} points, expected at most {MAX_POINTS}; give fewer per component.")
     return grid_of(space, [dict(zip(space, point, strict=True)) for point in itertools.product(*axes)])
 
 
@@ -183,7 +189,7 @@ def _axis(space: HSpace, name: str, given: Any) -> Sequence[Any]:
     if isinstance(given, int):
         return list(prior.grid(given))
     if not isinstance(given, (Sequence, Tensor)) or isinstance(given, str) or not len(given):
-        raise TypeError(f"grid[{name!r}] is {given!r}, expected a number of points or a list of values.")
+        raise TypeError(f"grid[{name!r}] is {shown(given)}, expected a number of points or a list of values.")
     return list(given)
 
 
