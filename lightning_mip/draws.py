@@ -37,7 +37,7 @@ def uniforms(strategy: str, dimensions: int, n: int, *, seed: int, rank: int, st
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy is {shown(strategy)}, expected one of {', '.join(map(repr, STRATEGIES))}.")
-    rank, step = _whole("rank", rank, 0), _whole("step", step, 0)
+    rank, step = _whole("rank", rank), _whole("step", step, 0)
     seed, n, world_size = _whole("seed", seed), _whole("n", n, 0), _whole("world_size", world_size, 1)
     if strategy != "random" and not 0 <= rank < world_size:
         raise ValueError(

@@ -307,8 +307,11 @@ class Simplex(Prior):
     def __post_init__(self) -> None:
         """Check the parameters."""
         _make_plain(self)
-        if not (2 <= self.n <= _MAX_WEIGHTS and self.n == int(self.n) and math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"{self}: expected a whole n from 2 to {_MAX_WEIGHTS} and a finite alpha > 0.")
+        whole = math.isfinite(self.n) and self.n >= 2 and self.n == int(self.n)
+        if not (whole and math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"{self}: expected a whole n >= 2 and a finite alpha > 0.")
+        if self.n > _MAX_WEIGHTS:
+            raise ValueError(f"{self}: expected at most {_MAX_WEIGHTS} weights.")
         object.__setattr__(self, "n", int(self.n))
 
     @property
@@ -451,8 +454,12 @@ def _oversample_ends(u: Tensor, probability: float) -> Tensor:
 
 
 def _check_points(n: int) -> None:
-    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_POINTS:
-        raise ValueError(f"grid({shown(n)}): expected a whole number of points, 1 to {MAX_POINTS}.")
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise TypeError(f"grid({shown(n)}): expected a whole number of points.")
+    if n < 1:
+        raise ValueError(f"grid({n}): expected at least 1 point.")
+    if n > MAX_POINTS:
+        raise ValueError(f"grid({n}): expected at most {MAX_POINTS} points.")
 
 
 def unit_grid(n: int) -> Tensor:

@@ -43,10 +43,15 @@ class HSpace(Mapping[str, Prior]):
         if not priors:
             raise ValueError("h is empty, expected at least one component such as {'lam': Uniform(0, 1)}.")
         for name in priors:
-            if not _is_name(name):
+            if not isinstance(name, str) or not name or any(mark in name for mark in _RESERVED):
                 raise ValueError(
-                    f"h has a component named {shown(name)}, expected a non-empty string without "
-                    f"{' '.join(_RESERVED)} (they separate values in metric names), line breaks or spaces at its ends."
+                    f"h has a component named {shown(name)}, expected a non-empty string without {' '.join(_RESERVED)} "
+                    "(they separate values in metric names)."
+                )
+            if not name.isprintable() or name != name.strip():
+                raise ValueError(
+                    f"h has a component named {name!r}, expected a name without line breaks or other control "
+                    "characters, and without spaces at its ends."
                 )
         self._priors = {name: as_prior(name, priors[name]) for name in sorted(priors)}
 
@@ -191,11 +196,6 @@ class HSpace(Mapping[str, Prior]):
             raise ValueError(
                 f"h lacks {', '.join(missing)}; given were {', '.join(given) or 'none'}, expected {', '.join(self)}."
             )
-
-
-def _is_name(name: Any) -> bool:
-    printable = isinstance(name, str) and name.isprintable() and name == name.strip()
-    return printable and bool(name) and not any(mark in name for mark in _RESERVED)
 
 
 def _tensor(name: str, prior: Prior, value: Any) -> Tensor:

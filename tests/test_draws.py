@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -132,6 +133,20 @@ def test_a_strategy_that_uses_no_shared_sequence_needs_no_number_of_ranks() -> N
     assert torch.equal(one, uniforms("random", 1, 1, seed=0, rank=3, step=5, world_size=4))
 
 
+@each_strategy
+def test_a_whole_number_of_numpy_or_torch_draws_what_pythons_does(strategy: str) -> None:
+    expected = uniforms(strategy, 2, 3, seed=1, rank=0, step=4)
+    for whole in (np.int64, torch.tensor):
+        found = uniforms(strategy, 2, 3, seed=whole(1), rank=whole(0), step=whole(4))  # type: ignore[arg-type]
+        assert torch.equal(found, expected)
+
+
+@each_strategy
+def test_any_seed_will_do_and_an_empty_batch_takes_no_draws(strategy: str) -> None:
+    assert uniforms(strategy, 2, 1, seed=2**80, rank=0, step=0).shape == (1, 2)
+    assert uniforms(strategy, 2, 0, seed=0, rank=0, step=5).shape == (0, 2)
+
+
 ERRORS: dict[str, tuple[Callable[[], object], str]] = {
     "strategy": (
         lambda: uniforms("halton", 1, 1, seed=0, rank=0, step=0),
@@ -140,6 +155,18 @@ ERRORS: dict[str, tuple[Callable[[], object], str]] = {
     "rank_beyond_the_world": (
         lambda: uniforms("sobol", 1, 1, seed=0, rank=1, step=0),
         "rank is 1 and world_size is 1, expected 0 <= rank < world_size: the ranks share one sobol sequence.",
+    ),
+    "fraction_of_a_step": (
+        lambda: uniforms("random", 1, 1, seed=0, rank=0, step=1.5),  # type: ignore[arg-type]
+        "step is 1.5, expected a whole number of at least 0.",
+    ),
+    "no_ranks": (
+        lambda: uniforms("random", 1, 1, seed=0, rank=0, step=0, world_size=0),
+        "world_size is 0, expected a whole number of at least 1.",
+    ),
+    "seed_of_no_number": (
+        lambda: uniforms("random", 1, 1, seed=None, rank=0, step=0),  # type: ignore[arg-type]
+        "seed is None, expected a whole number.",
     ),
     "negative_rank": (
         lambda: uniforms("stratified", 1, 1, seed=0, rank=-1, step=3, world_size=2),

@@ -90,6 +90,18 @@ def test_materializing_inside_a_block_takes_the_asked_h_and_leaves_the_block_as_
         assert_close(tensors(plain(*inputs)), expected[0.9])
 
 
+@pytest.mark.parametrize("lam", [[0.1, 0.2], [0.1], []])
+def test_several_values_of_h_are_no_network_to_take_out(lam: list[float]) -> None:
+    net = nn.Linear(3, 2)
+    mip.hypernetize(net, {"lam": mip.Uniform(0, 1)})
+    message = (
+        "h has a batch dimension, but a network runs with one h at a time; take one value, or use per_sample=True of "
+        "HyperLightningModule."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        mip.materialize(net, lam=lam)
+
+
 def test_materializing_finds_the_one_hypernetized_network_of_a_module() -> None:
     net, inputs = build("methods")
     whole = nn.ModuleDict({"net": net, "other": nn.Linear(2, 2)})

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -251,6 +252,17 @@ def test_a_bound_rounded_to_single_precision_stays_inside(low: float, width: flo
     assert LogUniform(abs(low) + 0.1, abs(low) + 0.1 + width).contains(torch.tensor(abs(low) + 0.1)).all()
 
 
+def test_the_grid_of_a_distribution_with_two_ends_stays_between_them() -> None:
+    prior = FromTorch(dist.ContinuousBernoulli(0.001))
+    assert prior.contains(prior.grid(2)).all()
+
+
+def test_an_array_that_must_not_be_written_to_is_a_value() -> None:
+    array = np.array([0.25, 0.5])
+    array.flags.writeable = False
+    assert Uniform(0, 1).tensor(array).tolist() == [0.25, 0.5]
+
+
 def test_a_whole_number_is_no_value_of_a_category_of_fractions() -> None:
     prior = Categorical([0.1, 1.0, 10.0])
     assert prior.contains(prior.tensor([0, 1, 10])).tolist() == [False, True, True]
@@ -463,6 +475,52 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "Simplex(n=2, alpha=0): expected a whole n >= 2 and a finite alpha > 0.",
     ),
+    "simplex_of_no_number": (
+        lambda: Simplex(math.nan),  # type: ignore[arg-type]
+        ValueError,
+        "Simplex(n=nan, alpha=1.0): expected a whole n >= 2 and a finite alpha > 0.",
+    ),
+    "simplex_of_many": (
+        lambda: Simplex(10**9),
+        ValueError,
+        "Simplex(n=1000000000, alpha=1.0): expected at most 10000 weights.",
+    ),
+    "many_categories": (
+        lambda: Categorical(10**9),
+        ValueError,
+        "Categorical(1000000000): expected at most 100000 classes.",
+    ),
+    "flag_of_categories": (
+        lambda: Categorical(True),
+        TypeError,
+        "Categorical(True): expected a number of classes or finite numbers; for names, use their positions 0, 1, ...",
+    ),
+    "tensor_of_categories": (
+        lambda: Categorical(torch.tensor(3)),  # type: ignore[arg-type]
+        TypeError,
+        "Categorical(tensor(3)): expected a number of classes or finite numbers; for names, use their positions "
+        "0, 1, ...",
+    ),
+    "beyond_all_floats": (
+        lambda: Uniform(0, 10**400),
+        ValueError,
+        "Uniform(low=0, high=inf, endpoints=0.0): expected finite bounds with low < high.",
+    ),
+    "several_lines": (
+        lambda: Uniform(torch.zeros(2, 2), 1),  # type: ignore[arg-type]
+        TypeError,
+        "Uniform: low is tensor([[0., 0.], [0., 0.]]), expected a number.",
+    ),
+    "no_distribution": (
+        lambda: FromTorch(0.5),  # type: ignore[arg-type]
+        TypeError,
+        "FromTorch: distribution is 0.5, expected a torch.distributions object.",
+    ),
+    "heavy_tail": (
+        lambda: FromTorch(dist.Pareto(1.0, 0.01)),
+        ValueError,
+        f"FromTorch(distribution=Pareto(alpha: 0.009999999776482582, scale: 1.0)): {IMPRECISE}",
+    ),
     "several_numbers": (
         lambda: FromTorch(dist.Normal(torch.zeros(2), 1.0)),
         ValueError,
@@ -490,6 +548,18 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         "it; subclass lightning_mip.Prior instead.",
     ),
     "uniform_grid": (lambda: Uniform(0, 1).grid(0), ValueError, "grid(0): expected at least 1 point."),
+    "many_points": (lambda: Uniform(0, 1).grid(10**9), ValueError, "grid(1000000000): expected at most 100000 points."),
+    "fraction_of_points": (
+        lambda: Normal().grid(2.5),  # type: ignore[arg-type]
+        TypeError,
+        "grid(2.5): expected a whole number of points.",
+    ),
+    "many_points_of_a_simplex": (
+        lambda: Simplex(5).grid(100),
+        ValueError,
+        "grid(100) has 4421275 points of Simplex(n=5, alpha=1.0), expected at most 100000; give fewer, or your own "
+        "list of h.",
+    ),
     "normal_grid": (lambda: Normal().grid(-1), ValueError, "grid(-1): expected at least 1 point."),
     "category_grid": (lambda: Categorical(3).grid(0), ValueError, "grid(0): expected at least 1 point."),
     "simplex_grid": (lambda: Simplex(3).grid(0), ValueError, "grid(0): expected at least 1 point."),

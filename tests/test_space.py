@@ -321,6 +321,9 @@ def test_a_space_is_copied_and_pickled(copied: Callable[[HSpace], HSpace]) -> No
 SPACE = HSpace({"lam": Uniform(0, 1), "trade": Simplex(2), "task": Categorical(2)})
 GOOD = {"lam": 0.5, "trade": [0.5, 0.5], "task": 1}
 IN_ORDER = "lam, task, trade"
+CLASS = (
+    "expected a class and its arguments such as {'class_path': 'Uniform', 'init_args': {'low': 0, 'high': 1}}."
+)
 
 
 def known() -> str:
@@ -354,6 +357,18 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str | Callable[[]
         lambda: HSpace({1: Uniform(0, 1)}),  # type: ignore[dict-item]
         ValueError,
         "h has a component named 1, expected a non-empty string without = , / (they separate values in metric names).",
+    ),
+    "name_with_a_space": (
+        lambda: HSpace({"lam ": Uniform(0, 1)}),
+        ValueError,
+        "h has a component named 'lam ', expected a name without line breaks or other control characters, and without "
+        "spaces at its ends.",
+    ),
+    "name_of_two_lines": (
+        lambda: HSpace({"a\nb": Uniform(0, 1)}),
+        ValueError,
+        "h has a component named 'a\\nb', expected a name without line breaks or other control characters, and "
+        "without spaces at its ends.",
     ),
     "no_prior": (
         lambda: HSpace({"lam": (0, 1)}),  # type: ignore[dict-item]
@@ -405,6 +420,34 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str | Callable[[]
         ValueError,
         "h['lam'] names 'torch.distributions.kl_divergence', which is not a class of torch.distributions.",
     ),
+    "class_of_no_name": (
+        lambda: HSpace({"lam": {"class_path": None}}),
+        TypeError,
+        f"h['lam'] is {{'class_path': None}}, {CLASS}",
+    ),
+    "arguments_of_no_names": (
+        lambda: HSpace({"lam": {"class_path": "Uniform", "init_args": [0, 1]}}),
+        TypeError,
+        f"h['lam'] is {{'class_path': 'Uniform', 'init_args': [0, 1]}}, {CLASS}",
+    ),
+    "misspelled_arguments": (
+        lambda: HSpace({"lam": {"class_path": "Normal", "init_arg": {"mean": 3}}}),
+        TypeError,
+        f"h['lam'] is {{'class_path': 'Normal', 'init_arg': {{'mean': 3}}}}, {CLASS}",
+    ),
+    "distribution_of_no_class": (
+        lambda: HSpace({"lam": {"class_path": "FromTorch", "init_args": {"distribution": {"loc": 0}}}}),
+        TypeError,
+        f"h['lam'] is {{'loc': 0}}, {CLASS}",
+    ),
+    "distribution_that_torch_refuses": (
+        lambda: HSpace(
+            {"lam": {"class_path": "FromTorch", "init_args": {"distribution": {"class_path": "Normal"}}}}
+        ),
+        ValueError,
+        "h['lam'] is {'class_path': 'Normal'}, but Normal.__init__() missing 2 required positional arguments: 'loc' "
+        "and 'scale'",
+    ),
     "h_of_no_mapping": (
         lambda: SPACE.encode(0.5),  # type: ignore[arg-type]
         TypeError,
@@ -444,6 +487,11 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str | Callable[[]
         lambda: SPACE.encode({**GOOD, "trade": [[0.5, 0.5], [1]]}),
         TypeError,
         "h['trade'] is [[0.5, 0.5], [1]], expected a number, numbers or a tensor.",
+    ),
+    "complex": (
+        lambda: SPACE.encode({**GOOD, "lam": 0.5j}),
+        TypeError,
+        "h['lam'] is 0.5j, expected a number, numbers or a tensor.",
     ),
     "shape_of_a_number": (
         lambda: SPACE.encode({**GOOD, "lam": [[0.5]]}),

@@ -18,6 +18,7 @@ from torchmetrics import MeanSquaredError
 
 import lightning_mip as mip
 from lightning_mip.hypernetwork import HyperNetwork
+from lightning_mip.sweep import grid_points
 from tests.module_kinds import exactly
 from tests.tasks import SMALL, Data, Evaluated, Net, Recorder, loader, make
 
@@ -95,7 +96,13 @@ def test_a_grid_names_points_values_or_all_of_h() -> None:
         (
             {"lam": 200_000},
             ValueError,
-            "grid={'lam': 200000} has 200000 points, expected at most 100000; give fewer per component.",
+            "grid(200000): expected at most 100000 points.",
+        ),
+        (
+            0.5,
+            TypeError,
+            "grid is 0.5, expected a number of points, component -> number of points or list of values, or a list of "
+            "mappings.",
         ),
         (
             [{"lam": 1}, {"lam": 1}],
@@ -107,6 +114,13 @@ def test_a_grid_names_points_values_or_all_of_h() -> None:
 def test_a_grid_that_is_none_is_refused(grid: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=exactly(message)):
         mip.sweep(make(Evaluated), loader(), grid)
+
+
+def test_many_points_of_several_components_are_refused() -> None:
+    space = mip.HSpace({"lam": mip.Uniform(0, 1), "phi": mip.Uniform(0, 1)})
+    message = "grid={'lam': 400, 'phi': 400} has 160000 points, expected at most 100000; give fewer per component."
+    with pytest.raises(ValueError, match=exactly(message)):
+        grid_points(space, {"lam": 400, "phi": 400})
 
 
 class Counting(HyperNetwork):
