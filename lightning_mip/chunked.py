@@ -49,7 +49,7 @@ class Chunked(HeadSpec):
 
     def covers(self, shape: torch.Size) -> bool:
         """Whether the chunks need fewer numbers than the tensor has."""
-        return math.ceil(shape.numel() / self.size) * self.embedding < shape.numel()
+        return -(-shape.numel() // self.size) * self.embedding < shape.numel()
 
     def make(self, features: int, shapes: Mapping[str, torch.Size], init: Init = "fan_out") -> ChunkedHead:
         """Make the head for tensors that it covers."""
@@ -75,7 +75,7 @@ class ChunkedHead(Head):
         self.shapes, self.spec = dict(shapes), spec
         self.family: Family = "adam"
         self.silenced: dict[str, list[int]] = {}
-        self.counts = {name: math.ceil(shape.numel() / spec.size) for name, shape in shapes.items()}
+        self.counts = {name: -(-shape.numel() // spec.size) for name, shape in shapes.items()}
         self.lengths = {name: math.ceil(shape.numel() / self.counts[name]) for name, shape in shapes.items()}
         coefficients = {name: torch.Size([count, spec.embedding]) for name, count in self.counts.items()}
         self.shared = nn.Parameter(torch.empty(spec.embedding, max(self.lengths.values())))

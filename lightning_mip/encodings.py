@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_mip.priors import Categorical, Prior, Simplex
+from lightning_mip.shown import shown
 
 
 def _mip(prior: Prior, h: Tensor) -> Tensor:
@@ -40,10 +41,10 @@ NORMS = ("unit", "paper")
 
 def check_encoding(encoding: str, norm: str) -> None:
     """Raise ValueError for an encoding or a norm that does not exist."""
-    if encoding not in ENCODINGS:
-        raise ValueError(f"encoding is {encoding!r}, expected one of {', '.join(map(repr, ENCODINGS))}.")
+    if encoding not in tuple(ENCODINGS):
+        raise ValueError(f"encoding is {shown(encoding)}, expected one of {', '.join(map(repr, ENCODINGS))}.")
     if norm not in NORMS:
-        raise ValueError(f"encoding norm is {norm!r}, expected one of {', '.join(map(repr, NORMS))}.")
+        raise ValueError(f"encoding norm is {shown(norm)}, expected one of {', '.join(map(repr, NORMS))}.")
 
 
 def encode(priors: Mapping[str, Prior], h: Mapping[str, Tensor], encoding: str = "mip", norm: str = "unit") -> Tensor:

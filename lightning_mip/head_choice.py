@@ -13,6 +13,7 @@ from lightning_mip.chunked import Chunked
 from lightning_mip.heads import Family, FullHead, Head, HeadSpec, Init
 from lightning_mip.low_rank import LowRank
 from lightning_mip.selection import listing, matches_glob, there_are
+from lightning_mip.shown import shown
 
 HeadKind = Literal["full"] | HeadSpec
 HeadChoice = HeadKind | dict[str, HeadKind]
@@ -55,6 +56,9 @@ def as_head(given: Any) -> HeadChoice:
             raise ValueError(
                 "head is an empty mapping, expected patterns such as {'*.weight': LowRank(4), '*': 'full'}."
             )
+        for pattern in given:
+            if not isinstance(pattern, str):
+                raise TypeError(f"head has the pattern {shown(pattern)}, expected a glob such as '*.weight'.")
         return {pattern: _as_kind(f"head[{pattern!r}]", value, _EXPECTED) for pattern, value in given.items()}
     return _as_kind("head", given, _EXPECTED + _OR_PATTERNS)
 
@@ -168,21 +172,21 @@ def _assigned(choice: HeadChoice, shapes: Mapping[str, torch.Size]) -> dict[str,
 def _as_kind(where: str, given: Any, expected: str) -> HeadKind:
     if isinstance(given, HeadSpec):
         return given
-    if given == "full":
+    if isinstance(given, str) and given == "full":
         return "full"
     if not isinstance(given, Mapping) or "class_path" not in given:
-        raise ValueError(f"{where} is {given!r}, {expected}.")
+        raise ValueError(f"{where} is {shown(given)}, {expected}.")
     path = given["class_path"]
     kind = next(
         (k for name, k in _KINDS.items() if path in (name, f"lightning_mip.{name}", f"{k.__module__}.{name}")), None
     )
     if kind is None:
-        raise ValueError(f"{where} names the class {path!r}, expected LowRank or Chunked.")
+        raise ValueError(f"{where} names the class {shown(path)}, expected LowRank or Chunked.")
     try:
         return kind(**given.get("init_args", {}))
     except TypeError as error:
         takes = f"{kind.__name__} takes {', '.join(inspect.signature(kind).parameters)}"
-        raise ValueError(f"{where} is {given!r}, but {error}; {takes}.") from error
+        raise ValueError(f"{where} is {shown(given)}, but {error}; {takes}.") from error
 
 
 def _kind_config(kind: HeadKind) -> Any:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from lightning_mip.batches import inputs_of
 from lightning_mip.hypernetwork import HyperNetwork, Priors
-from lightning_mip.injection import Injector, evaluated, injectors, the_injector
+from lightning_mip.injection import Injector, check_module, evaluated, injectors, the_injector
 from lightning_mip.report import Summary, available_memory, summarize
 from lightning_mip.selection import Patterns, select
 from lightning_mip.space import HSpace
@@ -58,6 +58,7 @@ def hypernetize(
     >>> list(hyper.shapes)
     ['2.weight', '2.bias']
     """
+    check_module(module)
     module = getattr(module, "_orig_mod", module)
     _check_free(module)
     space = h if isinstance(h, HSpace) else HSpace(h)
@@ -172,6 +173,7 @@ def summary(module: nn.Module, h: Priors | None = None, **arguments: Any) -> Sum
     Returns:
         The numbers, as a `Summary`; ``str`` of it is the printed table.
     """
+    check_module(module)
     if h is None:
         if arguments:
             raise TypeError(f"h is not given, so there is nothing to plan with {', '.join(arguments)}; pass h=.")
@@ -196,7 +198,7 @@ def summary(module: nn.Module, h: Priors | None = None, **arguments: Any) -> Sum
 
 def _plan(space: HSpace, theta0: Mapping[str, Tensor], arguments: dict[str, Any]) -> Summary:
     shapes = {name: parameter.shape for name, parameter in theta0.items()}
-    if arguments.get("trunk") is not None:
+    if isinstance(arguments.get("trunk"), nn.Module):
         arguments = {**arguments, "trunk": copy.deepcopy(arguments["trunk"]).to("meta")}
     with torch.device("meta"):
         return summarize(HyperNetwork(space, shapes, **arguments).to(_dtype(theta0)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,8 +15,11 @@ from lightning_mip.head_choice import HeadChoice, make_head
 from lightning_mip.heads import Family
 from lightning_mip.matching import Matched, family_of
 from lightning_mip.priors import Prior
+from lightning_mip.shown import on_one_line, shown
 from lightning_mip.space import HSpace
 
+_WIDEST = 2**31  # no layer of torch has so many units
+_LARGEST_RATIO = 1e30  # of delta and theta0, so that single precision holds both
 _DRAWS = 64  # of h, over which the size of the trunk's features is measured
 Priors = HSpace | Mapping[str, Prior | Distribution | Mapping[str, Any]]
 
@@ -84,17 +87,17 @@ class HyperNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_encoding(encoding, encoding_norm)
-        if not shapes:
-            raise ValueError("shapes is empty, expected at least one tensor to generate.")
         self.space = space if isinstance(space, HSpace) else HSpace(space)
-        self.shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
+        self.shapes = _checked_shapes(shapes)
+        if not isinstance(residual, bool):
+            raise TypeError(f"residual is {shown(residual)}, expected True or False.")
         self.encoding, self.encoding_norm = encoding, encoding_norm
         self.residual = residual
         self.init = init
         with torch.device("cpu"):  # also where a size report builds the rest on the meta device
             inputs = self.encode(self.space.center()).shape[-1]
         # An empty nn.Sequential is a trunk too, but false.
-        sizes = (min(8 * inputs, 128), min(4 * inputs, 128)) if hidden_sizes is None else tuple(hidden_sizes)
+        sizes = (min(8 * inputs, 128), min(4 * inputs, 128)) if hidden_sizes is None else _checked_sizes(hidden_sizes)
         self.trunk = _mlp(inputs, sizes, activation, norm, dropout) if trunk is None else trunk
         self.width = _output_width(self.trunk, inputs)
         self.head = make_head(head, self.width, self.shapes, bias=not residual, init=_head_init(init, residual))
@@ -238,17 +241,43 @@ def _describe(value: Any) -> str:
     return str(tuple(value))
 
 
+def _checked_shapes(given: Any) -> dict[str, torch.Size]:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"shapes is {shown(given)}, expected name -> shape such as {{'weight': (3, 2)}}.")
+    if not given:
+        raise ValueError("shapes is empty, expected at least one tensor to generate.")
+    shapes = {}
+    for name, shape in given.items():
+        try:
+            shapes[name] = torch.Size(shape)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            shapes[name] = torch.Size([-1])
+        if min(shapes[name], default=0) < 0:
+            raise ValueError(f"shapes[{name!r}] is {shown(shape)}, expected a shape such as (3, 2).")
+    return shapes
+
+
+def _checked_sizes(given: Any) -> tuple[int, ...]:
+    sizes = tuple(given) if isinstance(given, Iterable) and getattr(given, "ndim", 1) else (given,)
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size < _WIDEST for size in sizes):
+        raise TypeError(f"hidden_sizes is {shown(given)}, expected a list of whole numbers such as [16, 8].")
+    if min(sizes, default=0) < 1:
+        raise ValueError(f"hidden_sizes is {sizes}, expected at least one positive width.")
+    return sizes
+
+
 def _head_init(init: str | float, residual: bool) -> str | Mapping[str, float]:
     if isinstance(init, str):
         return init
-    if init <= 0 or not residual:
-        raise ValueError(f"init is {init!r}, expected 'fan_out', 'zero', or (with residual=True) a ratio > 0.")
+    ratio = isinstance(init, (int, float)) and not isinstance(init, bool) and 0 < init < _LARGEST_RATIO
+    if not ratio or not residual:
+        raise ValueError(f"init is {shown(init)}, expected 'fan_out', 'zero', or (with residual=True) a ratio > 0.")
     return "fan_out"
 
 
 def _is_matched(scale: str | None, encoding: str, residual: bool) -> bool:
     if scale not in (None, "matched", "paper"):
-        raise ValueError(f"scale is {scale!r}, expected 'matched' or 'paper'.")
+        raise ValueError(f"scale is {shown(scale)}, expected 'matched' or 'paper'.")
     if scale == "matched" and not residual:
         raise ValueError(
             "scale is 'matched' with residual=False, but without theta0 there is no learning rate of its own to match; "
@@ -258,12 +287,15 @@ def _is_matched(scale: str | None, encoding: str, residual: bool) -> bool:
 
 
 def _output_width(trunk: nn.Module, width: int) -> int:
+    if not isinstance(trunk, nn.Module):
+        raise TypeError(f"trunk is {shown(trunk)}, expected a module that maps (batch, encoding) to (batch, features).")
     try:
         features = _in_evaluation(trunk, torch.zeros(1, width))
-    except RuntimeError as error:
-        raise ValueError(f"trunk does not take an encoded h of shape (1, {width}): {error}") from error
+    except Exception as error:  # whatever a module of somebody else raises
+        told = on_one_line(str(error))
+        raise ValueError(f"trunk does not take an encoded h of shape (1, {width}): {told}") from error
     if not isinstance(features, Tensor) or features.ndim != 2:
-        raise ValueError(f"trunk maps (1, {width}) to {features!r}, expected a tensor of shape (1, features).")
+        raise ValueError(f"trunk maps (1, {width}) to {shown(features)}, expected a tensor of shape (1, features).")
     return features.shape[1]
 
 
@@ -282,10 +314,11 @@ def _in_evaluation(trunk: nn.Module, encoded: Tensor) -> Any:
 def _mlp(
     width: int, hidden_sizes: tuple[int, ...], activation: Callable[[], nn.Module], norm: str | None, dropout: float
 ) -> nn.Sequential:
-    if not hidden_sizes or min(hidden_sizes) < 1:
-        raise ValueError(f"hidden_sizes is {hidden_sizes}, expected at least one positive width.")
+    if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+        raise ValueError(f"dropout is {shown(dropout)}, expected a probability, 0 <= dropout <= 1.")
+    _check_activation(activation)
     if norm not in (None, "batch", "layer", "weight"):
-        raise ValueError(f"norm is {norm!r}, expected None, 'batch', 'layer' or 'weight'.")
+        raise ValueError(f"norm is {shown(norm)}, expected None, 'batch', 'layer' or 'weight'.")
     layers: list[nn.Module] = []
     for size in hidden_sizes:
         linear = nn.Linear(width, size)
@@ -299,6 +332,15 @@ def _mlp(
             layers.append(nn.Dropout(dropout))
         width = size
     return nn.Sequential(*layers)
+
+
+def _check_activation(activation: Any) -> None:
+    try:
+        made = activation()
+    except TypeError:  # it is not called so, or not at all
+        made = None
+    if not isinstance(made, nn.Module):
+        raise TypeError(f"activation is {shown(activation)}, expected a class of modules such as torch.nn.LeakyReLU.")
 
 
 def _kaiming(linear: nn.Linear, activation: nn.Module) -> nn.Linear:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark, check_rerun
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.selection import split_name
+from lightning_mip.shown import shown
 
 _SHOWN = 5
 # Names of modules, from the root down.
@@ -367,8 +368,15 @@ def evaluated(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
+def check_module(module: Any) -> None:
+    """Raise TypeError for what is no module."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module is {shown(module)}, expected a torch.nn.Module.")
+
+
 def injectors(module: nn.Module) -> list[Injector]:
     """Injectors whose primary network is ``module`` or inside it."""
+    check_module(module)
     found: dict[int, Injector] = {}
     for child in module.modules():
         for hook in child._forward_pre_hooks.values():

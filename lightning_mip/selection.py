@@ -6,8 +6,10 @@ import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+
+from lightning_mip.shown import shown
 
 Pattern = str | type[nn.Module] | nn.Parameter
 Patterns = Pattern | Iterable[Pattern]
@@ -41,7 +43,7 @@ def select(module: nn.Module, include: Patterns, exclude: Patterns) -> dict[str,
     chosen = {name: group for name, group in groups.items() if name in included - excluded}
     if not chosen:
         raise ValueError(
-            f"include={include!r} without exclude={exclude!r} leaves no parameter; {there_are('', groups)}"
+            f"include={shown(include)} without exclude={shown(exclude)} leaves no parameter; {there_are('', groups)}"
         )
     for name in chosen:
         _check_generable(module, name)
@@ -72,7 +74,7 @@ def _matched(module: nn.Module, groups: dict[str, list[str]], argument: str, pat
 
 
 def _several(patterns: Patterns) -> Iterable[Pattern]:
-    single = isinstance(patterns, (str, type, nn.Parameter, nn.Module)) or not isinstance(patterns, Iterable)
+    single = isinstance(patterns, (str, type, Tensor, nn.Module)) or not isinstance(patterns, Iterable)
     return [patterns] if single else patterns  # type: ignore[list-item, return-value]
 
 
@@ -83,7 +85,7 @@ def _matches(module: nn.Module, pattern: Pattern, names: list[str]) -> bool:
         return any(isinstance(module.get_submodule(path), pattern) for name in names for path in _owners(name))
     if isinstance(pattern, str):
         return any(matches_glob(pattern, name) for name in names)
-    raise TypeError(f"pattern {pattern!r}: expected a glob such as 'encoder.*', a module type or a parameter.")
+    raise TypeError(f"pattern {shown(pattern)}: expected a glob such as 'encoder.*', a module type or a parameter.")
 
 
 def _owners(name: str) -> list[str]:

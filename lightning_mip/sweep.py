@@ -104,7 +104,9 @@ def grid_points(space: HSpace, grid: Grid) -> list[dict[str, Tensor]]:
         raise ValueError(f"grid: {space.unknown(unknown[0])}")
     axes = [_axis(space, name, grid.get(name)) for name in space]
     if (size := math.prod(len(axis) for axis in axes)) > MAX_POINTS:
-        raise ValueError(f"grid={shown(grid)} has {size} points, expected at most {MAX_POINTS}; give fewer per component.")
+        raise ValueError(
+            f"grid={shown(grid)} has {size} points, expected at most {MAX_POINTS}; give fewer per component."
+        )
     return grid_of(space, [dict(zip(space, point, strict=True)) for point in itertools.product(*axes)])
 
 

@@ -69,4 +69,5 @@ def _refusal(error: Exception, names: tuple[str, ...]) -> Refused:
     told = f"{type(error).__name__}: {error}\n  at {last.filename}:{last.lineno}: {line}"
     if not (last.filename.startswith(PACKAGE) and line.startswith("raise ") and isinstance(error, KINDS)):
         raise AssertionError(f"not refused, but failed with {told}") from error
-    return check_text(str(error), names)
+    # The report of a hypernetwork that does not fit stands above the text.
+    return check_text(str(error).rpartition("\n")[2] if isinstance(error, MemoryError) else str(error), names)

@@ -22,7 +22,9 @@ from tests.fuzz.oracle import Refused, check_text, fuzz
 from tests.fuzz.values import texts
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-REGRESSION, EVERYTHING = (yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("regression", "everything"))
+REGRESSION, EVERYTHING = (
+    yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("regression", "everything")
+)
 SHORT = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "enable_checkpointing": False}
 
 
@@ -64,12 +66,16 @@ plain: st.SearchStrategy[Any] = st.one_of(
     st.integers(-2, 9),
     st.sampled_from([10**20, 1e-3, 0.5, -0.5, 1e30, float("nan"), float("inf")]),
     texts.filter(str.isprintable),
-    st.sampled_from(["Uniform", "Normal", "Categorical", "tests.tasks.Net", "torch.nn.Linear", "tests.tasks.Nett", "grid"]),
+    st.sampled_from(
+        ["Uniform", "Normal", "Categorical", "tests.tasks.Net", "torch.nn.Linear", "tests.tasks.Nett", "grid"]
+    ),
     st.sampled_from(["*.weight", "first", "full", "fan_out", "zero", "none", "z|1-z", "layer", "paper", "lam", "mip"]),
     st.sampled_from([{"class_path": "Uniform", "init_args": {"low": 0, "high": 1}}, {"class_path": "Uniform"}]),
     st.sampled_from([{"class_path": "LowRank", "init_args": {"rank": 1}}, {"lam": 0.5}, [{"lam": 0.5}], {"lam": 5}]),
     st.lists(st.integers(-1, 3), max_size=2),
-    st.dictionaries(st.sampled_from(["a", "lam", "class_path", "init_args"]), st.integers(0, 2) | st.just("x"), max_size=2),
+    st.dictionaries(
+        st.sampled_from(["a", "lam", "class_path", "init_args"]), st.integers(0, 2) | st.just("x"), max_size=2
+    ),
 )
 
 
@@ -148,7 +154,18 @@ CALLBACKS = {
     "PerHMetrics": ["bins"],
     "SampleH": ["seed", "strategy", "same_on_all_ranks"],
     "MagnitudeMonitor": ["every_n_steps"],
-    "Hypernetize": ["target", "h", "include", "exclude", "bind", "eval", "eval_grid", "predict_h", "sampler", "hypernet"],
+    "Hypernetize": [
+        "target",
+        "h",
+        "include",
+        "exclude",
+        "bind",
+        "eval",
+        "eval_grid",
+        "predict_h",
+        "sampler",
+        "hypernet",
+    ],
 }
 
 
@@ -170,8 +187,34 @@ def test_a_callback_of_any_arguments(kind: str, data: st.DataObject) -> None:
 
 
 option_values = st.sampled_from(
-    ["lam=0.3", "lam=3", "lam=", "=", "lam", "0.5", "lam=nan", "lam=0:1:3", "lam=0.1,lam=0.2", "phi=1", "lam=at:0.1,0.2"]
-    + ["val_loss=min", "val_loss", "loss=max", "-1", "0", "2", "x", "", "net.pt", "net.x", "state_dict", "test", "train"]
+    [
+        "lam=0.3",
+        "lam=3",
+        "lam=",
+        "=",
+        "lam",
+        "0.5",
+        "lam=nan",
+        "lam=0:1:3",
+        "lam=0.1,lam=0.2",
+        "phi=1",
+        "lam=at:0.1,0.2",
+    ]
+    + [
+        "val_loss=min",
+        "val_loss",
+        "loss=max",
+        "-1",
+        "0",
+        "2",
+        "x",
+        "",
+        "net.pt",
+        "net.x",
+        "state_dict",
+        "test",
+        "train",
+    ]
 ) | texts.filter(lambda text: text.isprintable())
 OPTIONS = {
     "export": ["--h", "--out", "--format", "--recalibrate", "--config", "--x", "--data.batch_size"],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lightning_mip as mip
 from lightning_mip import Chunked, HSpace, HyperNetwork, LowRank, Simplex, Uniform
 from tests.fuzz.oracle import Refused, fuzz, outcome
-from tests.fuzz.values import DTYPES, anything, texts
+from tests.fuzz.values import DTYPES, anything, no_word, tensors, texts
 
 SPACE = HSpace({"lam": Uniform(0, 1), "w": Simplex(3)})
 H = {"lam": 0.3, "w": [0.2, 0.3, 0.5]}
@@ -48,10 +48,28 @@ names = st.sampled_from(["weight", "w[0]", "a*b", "x y", "λ", "bias", "theta"])
 networks = st.builds(Any_, st.dictionaries(names, shapes, max_size=3), st.lists(layers, max_size=3))
 
 globs = st.sampled_from(
-    ["*", "", "layers", "layers.*", "layers.0", "layers.0.weight", "*.weight", "*bias", "w[[]0]", "[", "[!a]*", "?", "**"]
+    [
+        "*",
+        "",
+        "layers",
+        "layers.*",
+        "layers.0",
+        "layers.0.weight",
+        "*.weight",
+        "*bias",
+        "w[[]0]",
+        "[",
+        "[!a]*",
+        "?",
+        "**",
+    ]
 )
 pattern: st.SearchStrategy[Any] = (
-    globs | texts | st.sampled_from([nn.Linear, nn.Module, nn.RNNBase, nn.Parameter(torch.ones(1)), int]) | anything
+    globs
+    | texts
+    | st.sampled_from([nn.Linear, nn.Module, nn.RNNBase, nn.Parameter(torch.ones(1)), int])
+    | no_word
+    | tensors
 )
 patterns = globs | st.lists(pattern, max_size=3) | pattern
 
@@ -65,8 +83,9 @@ def generated(net: nn.Module, hyper: HyperNetwork) -> None:
     plain = dict(mip.materialize(net, H).named_parameters())
     assert list(plain) == list(own)
     for name, parameter in own.items():
-        expected = parameter + weights[name].to(parameter.dtype) if hyper.residual else weights[name]
-        torch.testing.assert_close(plain[name], expected if name in weights else parameter, check_dtype=False)
+        delta = weights[name].to(parameter.dtype) if name in weights else torch.zeros(())
+        theta0 = parameter if hyper.residual or name not in weights else torch.zeros(())
+        torch.testing.assert_close(plain[name], theta0 + delta, check_dtype=False)
 
 
 def hypernetized(net: nn.Module, **arguments: Any) -> HyperNetwork:
@@ -91,24 +110,33 @@ kinds: st.SearchStrategy[Any] = (
     st.just("full") | st.builds(LowRank, st.integers(1, 3)) | st.builds(Chunked, st.integers(9, 20))
 )
 configured = st.fixed_dictionaries(
-    {"class_path": st.sampled_from(["LowRank", "lightning_mip.Chunked", "Full"]) | anything},
+    {"class_path": st.sampled_from(["LowRank", "lightning_mip.Chunked", "Full"]) | no_word},
     optional={
         "init_args": st.dictionaries(st.sampled_from(["rank", "size", "embedding", "x"]), st.integers(-1, 9) | anything)
         | anything
     },
 )
 ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
-    "hidden_sizes": (st.none() | sizes | sizes.map(tuple), st.lists(st.integers(-1, 4) | anything, max_size=3) | anything),
-    "activation": (st.sampled_from([nn.Tanh, nn.ReLU, nn.GELU]), anything),
-    "norm": (st.sampled_from([None, "layer", "weight"]), st.just("batch") | texts | anything),
+    "hidden_sizes": (
+        st.none() | sizes | sizes.map(tuple),
+        st.lists(st.integers(-1, 4) | anything, max_size=3) | anything,
+    ),
+    "activation": (
+        st.sampled_from([nn.Tanh, nn.ReLU, nn.GELU]),
+        st.sampled_from([nn.ReLU(), nn.Threshold, torch.relu]) | anything,
+    ),
+    "norm": (st.sampled_from([None, "layer", "weight"]), st.just("batch") | texts | no_word),
     "dropout": (st.just(0.0) | st.floats(0, 0.9), st.floats(-1, 2) | anything),
     "head": (kinds, st.dictionaries(globs | texts, kinds | configured | anything, max_size=3) | configured | anything),
-    "encoding": (st.sampled_from(["mip", "z|1-z", "none"]), texts | anything),
-    "encoding_norm": (st.sampled_from(["unit", "paper"]), texts | anything),
+    "encoding": (st.sampled_from(["mip", "z|1-z", "none"]), texts | no_word),
+    "encoding_norm": (st.sampled_from(["unit", "paper"]), texts | no_word),
     "residual": (st.booleans(), anything),
-    "init": (st.sampled_from(["fan_out", "zero", 0.1]), st.floats(-1, 1e6) | texts | anything),
-    "scale": (st.sampled_from([None, "paper", "matched"]), texts | anything),
-    "trunk": (st.none(), st.sampled_from([nn.Linear(5, 3), nn.Linear(2, 3), nn.Flatten(0), nn.Sequential()]) | anything),
+    "init": (st.sampled_from(["fan_out", "zero", 0.1]), st.floats(-1, 1e6) | texts | no_word),
+    "scale": (st.sampled_from([None, "paper", "matched"]), texts | no_word),
+    "trunk": (
+        st.none(),
+        st.sampled_from([nn.Linear(5, 3), nn.Linear(2, 3), nn.Flatten(0), nn.Sequential()]) | anything,
+    ),
 }
 
 
@@ -158,7 +186,11 @@ def test_a_head_of_any_sizes(kind: Any, data: st.DataObject) -> None:
 @fuzz(40)
 @given(what=anything | networks, h=st.just({"lam": Uniform(0, 1)}))
 def test_anything_in_place_of_a_network(what: Any, h: Any) -> None:
-    for call in (lambda: mip.hypernetize(what, h), lambda: mip.materialize(what, lam=0.5), lambda: mip.summary(what, h)):
+    for call in (
+        lambda: mip.hypernetize(what, h),
+        lambda: mip.materialize(what, lam=0.5),
+        lambda: mip.summary(what, h),
+    ):
         outcome(call, "module", "network", "parameters", "lazy", "has dtype", "Any_", "hypernetized", "Identity")
 
 

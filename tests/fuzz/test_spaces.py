@@ -89,7 +89,9 @@ def test_a_torch_distribution_of_any_parameters(data: st.DataObject) -> None:
         check_laws(HSpace({"lam": prior}))
 
 
-names = texts | st.sampled_from(["hparams.lam", "x y", "é", "λ", "=", "a/b", "a,b", " lam", "0", "None", "a\tb", "\x00"])
+names = texts | st.sampled_from(
+    ["hparams.lam", "x y", "é", "λ", "=", "a/b", "a,b", " lam", "0", "None", "a\tb", "\x00"]
+)
 
 
 @fuzz(150)

@@ -122,7 +122,9 @@ written = st.lists(pieces | st.text(max_size=2) | st.floats().map(str) | st.inte
 def on_a_command_line(draw: st.DrawFn, space: HSpace) -> list[str]:
     """Strings as they follow ``--h`` or ``--grid``: of the right names, with right and wrong values."""
     name = st.sampled_from(sorted(space)) | texts
-    value = st.sampled_from(["0.5", "1", "3", "0:1:3", "log:0.1:1:3", "at:0.5,0.6", "0.25:0.75", "21", "0:1:0"]) | written
+    value = (
+        st.sampled_from(["0.5", "1", "3", "0:1:3", "log:0.1:1:3", "at:0.5,0.6", "0.25:0.75", "21", "0:1:0"]) | written
+    )
     return draw(st.lists(st.builds("{}={}".format, name, value) | written, max_size=4))
 
 
@@ -188,7 +190,10 @@ SAMPLE = {
 @given(space=spaces(), data=st.data())
 def test_a_draw_of_any_arguments(space: HSpace, data: st.DataObject) -> None:
     wrong = data.draw(st.lists(st.sampled_from(sorted(SAMPLE)), max_size=2))
-    arguments = {name: data.draw((no_word if name == "strategy" else anything) if name in wrong else values) for name, values in SAMPLE.items()}
+    arguments = {
+        name: data.draw((no_word if name == "strategy" else anything) if name in wrong else values)
+        for name, values in SAMPLE.items()
+    }
     assume(not isinstance(arguments["n"], int) or arguments["n"] < 1000)
     assume(not isinstance(arguments["step"], int) or arguments["step"] < 10**10)
     h = outcome(lambda: space.sample(**arguments), *(f"{name} is" for name in SAMPLE))
