@@ -23,6 +23,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_mip.generation import Generated
 from lightning_mip.injection import Injector
 from lightning_mip.metrics import MeanOfMetrics
+from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 
 # Weights of all grid points are kept between batches up to this size, so that each is generated once per evaluation.
@@ -130,6 +131,8 @@ class GridEvaluation:
 
 def grid_of(space: HSpace, given: int | Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
     """The values of ``h`` that ``eval_grid`` stands for: points per component, or a list of mappings."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, (int, Sequence)):
+        raise TypeError(f"eval_grid is {shown(given)}, expected points per component or a list of mappings.")
     grid = space.grid(given) if isinstance(given, int) else [space.tensors(h) for h in given]
     for h in grid:
         if space.is_batched(h):

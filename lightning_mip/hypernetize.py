@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -65,6 +67,8 @@ def hypernetize(
     names = select(module, include, exclude)
     theta0 = {name: module.get_parameter(name) for name in names}
     shapes = {name: parameter.shape for name, parameter in theta0.items()}
+    if hypernet is None:
+        _check_known(arguments)
     # What is given as a module cannot be made anew.
     given_modules = isinstance(hypernet, HyperNetwork) or arguments.get("trunk") is not None
     recipe = None if given_modules else hypernet or arguments
@@ -185,6 +189,7 @@ def summary(module: nn.Module, h: Priors | None = None, **arguments: Any) -> Sum
         hypernet = arguments.pop("hypernet", None)
         arguments.pop("force", None)
         if hypernet is None:
+            _check_known(arguments)
             report = _plan(space, theta0, arguments)
         else:
             shapes = {name: parameter.shape for name, parameter in theta0.items()}
@@ -202,6 +207,15 @@ def _plan(space: HSpace, theta0: Mapping[str, Tensor], arguments: dict[str, Any]
         arguments = {**arguments, "trunk": copy.deepcopy(arguments["trunk"]).to("meta")}
     with torch.device("meta"):
         return summarize(HyperNetwork(space, shapes, **arguments).to(_dtype(theta0)))
+
+
+def _check_known(arguments: Mapping[str, Any]) -> None:
+    known = [name for name in inspect.signature(HyperNetwork).parameters if name not in ("space", "shapes")]
+    unknown = next((name for name in arguments if name not in known), None)
+    if unknown is not None:
+        close = difflib.get_close_matches(str(unknown), known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"HyperNetwork has no argument {unknown!r}; its arguments are {', '.join(known)}.{hint}")
 
 
 def _made(hypernet: Any, space: HSpace, shapes: dict[str, torch.Size]) -> HyperNetwork:
