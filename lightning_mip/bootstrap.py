@@ -23,7 +23,7 @@ def resampled_means(values: Tensor, weights: Tensor, resamples: int, seed: int) 
         Weighted means, shape (resamples, rows).
     """
     samples = values.shape[1]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**63)
     means = []
     for block in torch.arange(resamples).split(max(_BLOCK // samples, 1)):
         drawn = torch.randint(samples, (len(block), samples), generator=generator)

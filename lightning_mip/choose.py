@@ -13,8 +13,10 @@ from torch import Tensor
 
 from lightning_mip.bootstrap import LEVEL, interval, resampled_means, vertices
 from lightning_mip.measure import By, FunctionMetric, LoggedMetric, Measured
+from lightning_mip.positive import check_whole
 from lightning_mip.priors import Categorical, Prior
 from lightning_mip.search import descend, golden_section, quasi_random
+from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 from lightning_mip.sweep import Grid, grid_points
 from lightning_mip.table import Mode, Sweep, check_mode
@@ -139,7 +141,11 @@ def choose(
     """
     sign = check_mode(mode)
     if not isinstance(metric, str) and not callable(metric):
-        raise TypeError(f"metric is {metric!r}, expected a function of (output, batch) or the name of a logged metric.")
+        raise TypeError(
+            f"metric is {shown(metric)}, expected a function of (output, batch) or the name of a logged metric."
+        )
+    check_whole("resamples", resamples)
+    check_whole("seed", seed)
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}, expected at least 1.")
     source: _Metric = (

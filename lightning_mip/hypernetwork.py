@@ -258,7 +258,7 @@ def _checked_shapes(given: Any) -> dict[str, torch.Size]:
 
 
 def _checked_sizes(given: Any) -> tuple[int, ...]:
-    sizes = tuple(given) if isinstance(given, Iterable) and getattr(given, "ndim", 1) else (given,)
+    sizes = tuple(given) if isinstance(given, Iterable) and getattr(given, "ndim", None) != 0 else (given,)
     if not all(isinstance(size, int) and not isinstance(size, bool) and size < _WIDEST for size in sizes):
         raise TypeError(f"hidden_sizes is {shown(given)}, expected a list of whole numbers such as [16, 8].")
     if min(sizes, default=0) < 1:

@@ -23,6 +23,7 @@ from lightning_mip.evaluation import KEEP_BYTES
 from lightning_mip.hooks import overrides
 from lightning_mip.injection import evaluated, the_injector
 from lightning_mip.probe import replaced
+from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 from lightning_mip.sweep import evaluate, own_trainer
 
@@ -67,6 +68,8 @@ class FunctionMetric:
     """
 
     def __init__(self, model: nn.Module, batches: Iterable[Any], metric: Callable[[Any, Any], Tensor], by: By) -> None:
+        if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes)):
+            raise TypeError(f"dataloader is {shown(batches)}, expected a DataLoader or a list of batches.")
         if iter(batches) is batches:
             raise TypeError(
                 f"dataloader is a {type(batches).__name__}, which runs once, but several passes are taken; give a "

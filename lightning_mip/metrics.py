@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.wrappers.abstract import WrapperMetric
 
+from lightning_mip.positive import check_whole
 from lightning_mip.priors import Categorical, Prior, Simplex
 
 
 def bin_labels(name: str, prior: Prior, bins: int) -> list[str]:
     """Name the bins of a component: ``lam=0..0.25``; classes by value; preference vectors by their largest weight."""
+    check_whole("bins", bins)
     if bins < 1:
         raise ValueError(f"bins is {bins}, expected at least 1.")
     if isinstance(prior, Categorical):

@@ -29,6 +29,7 @@ from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import evaluated, the_injector
 from lightning_mip.own_arguments import arguments_of, is_plain
 from lightning_mip.per_sample import run_per_sample
+from lightning_mip.positive import check_whole
 from lightning_mip.priors import Prior
 from lightning_mip.shown import on_one_line
 from lightning_mip.space import HSpace
@@ -83,6 +84,7 @@ class HyperLightningModule(L.LightningModule):
         h_from_batch: str | Callable[[Any], Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
+        check_whole("draws_per_batch", draws_per_batch)
         if draws_per_batch < 1 or (draws_per_batch > 1 and (per_sample or h_from_batch is not None)):
             raise ValueError(
                 f"draws_per_batch is {draws_per_batch}, expected at least 1, and 1 with per_sample or h_from_batch."
@@ -161,7 +163,9 @@ class HyperLightningModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimize theta0 and the hypernetwork together, and match the hypernetwork to the optimizer."""
-        optimizer = _called("optimizer", self.optimizer or _adam, [p for p in self.parameters() if p.requires_grad])
+        optimizer: torch.optim.Optimizer = _called(
+            "optimizer", self.optimizer or _adam, [p for p in self.parameters() if p.requires_grad]
+        )
         self.hypernet.match(optimizer)
         if self.lr_scheduler is None:
             return optimizer
@@ -247,6 +251,7 @@ class HyperLightningModule(L.LightningModule):
         Returns:
             An `Ensemble`: ``mean``, ``variance``, ``draws``, and with ``class_dim`` also ``mutual_information``.
         """
+        check_whole("n", n)
         if n < 1:
             raise ValueError(f"n is {n}, expected at least 1: the prediction is a mean over n draws of h.")
         outputs = []

@@ -1,8 +1,19 @@
-"""The check that sizes share."""
+"""The checks that sizes and counts share."""
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 from lightning_mip.shown import shown
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Raise TypeError unless ``value`` is a whole number, of Python or another library."""
+    try:
+        operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} is {shown(value)}, expected a whole number.") from error
 
 
 def check_positive(name: str, value: int, example: str) -> None:

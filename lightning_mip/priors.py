@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_mip.positive import check_whole
 from lightning_mip.shown import shown
 
 # Rounding slack of the support checks: a float64 bound, stored as a float32 h, must stay inside.
@@ -354,7 +355,8 @@ class Simplex(Prior):
             return self.center().unsqueeze(0)
         if (size := math.comb(n - 2 + self.n, self.n - 1)) > MAX_POINTS:
             raise ValueError(
-                f"grid({n}) has {size} points of {self}, expected at most {MAX_POINTS}; give fewer, or your own list of h."
+                f"grid({n}) has {size} points of {self}, expected at most {MAX_POINTS}; give fewer, or your "
+                "own list of h."
             )
         # Stars and bars: the gaps between n_weights - 1 bars among the n - 1 steps.
         bars = itertools.combinations(range(n - 2 + self.n), self.n - 1)
@@ -418,7 +420,7 @@ def _listed(given: Any) -> Iterable[Any]:
         if given > MAX_POINTS:
             raise ValueError(f"Categorical({given!r}): expected at most {MAX_POINTS} classes.")
         return range(given)
-    return given if isinstance(given, Iterable) and getattr(given, "ndim", 1) else [None]
+    return given if isinstance(given, Iterable) and getattr(given, "ndim", None) != 0 else [None]
 
 
 def _make_plain(prior: Any) -> None:
@@ -454,8 +456,7 @@ def _oversample_ends(u: Tensor, probability: float) -> Tensor:
 
 
 def _check_points(n: int) -> None:
-    if not isinstance(n, int) or isinstance(n, bool):
-        raise TypeError(f"grid({shown(n)}): expected a whole number of points.")
+    check_whole("number of points of grid", n)
     if n < 1:
         raise ValueError(f"grid({n}): expected at least 1 point.")
     if n > MAX_POINTS:

@@ -67,7 +67,7 @@ def sweep(
         net = mip.materialize(model, table.best("val_dice", mode="max").h)
     """
     if stage not in _LOADERS:
-        raise ValueError(f"stage is {stage!r}, expected 'validate' or 'test'.")
+        raise ValueError(f"stage is {shown(stage)}, expected 'validate' or 'test'.")
     trainer, data = runner(model, trainer_or_dataloaders, stage)
     owner = grid_owner(model, trainer)
     points = grid_points(owner.space, grid)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 
 Mode = Literal["min", "max"]
@@ -165,7 +166,7 @@ class Sweep:
 def check_mode(mode: str) -> int:
     """1 for ``min``, -1 for ``max``; ValueError for anything else."""
     if mode not in ("min", "max"):
-        raise ValueError(f"mode is {mode!r}, expected 'min' or 'max'.")
+        raise ValueError(f"mode is {shown(mode)}, expected 'min' or 'max'.")
     return 1 if mode == "min" else -1
 
 

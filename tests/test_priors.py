@@ -552,7 +552,7 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "fraction_of_points": (
         lambda: Normal().grid(2.5),  # type: ignore[arg-type]
         TypeError,
-        "grid(2.5): expected a whole number of points.",
+        "number of points of grid is 2.5, expected a whole number.",
     ),
     "many_points_of_a_simplex": (
         lambda: Simplex(5).grid(100),

@@ -321,9 +321,7 @@ def test_a_space_is_copied_and_pickled(copied: Callable[[HSpace], HSpace]) -> No
 SPACE = HSpace({"lam": Uniform(0, 1), "trade": Simplex(2), "task": Categorical(2)})
 GOOD = {"lam": 0.5, "trade": [0.5, 0.5], "task": 1}
 IN_ORDER = "lam, task, trade"
-CLASS = (
-    "expected a class and its arguments such as {'class_path': 'Uniform', 'init_args': {'low': 0, 'high': 1}}."
-)
+CLASS = "expected a class and its arguments such as {'class_path': 'Uniform', 'init_args': {'low': 0, 'high': 1}}."
 
 
 def known() -> str:
@@ -441,9 +439,7 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str | Callable[[]
         f"h['lam'] is {{'loc': 0}}, {CLASS}",
     ),
     "distribution_that_torch_refuses": (
-        lambda: HSpace(
-            {"lam": {"class_path": "FromTorch", "init_args": {"distribution": {"class_path": "Normal"}}}}
-        ),
+        lambda: HSpace({"lam": {"class_path": "FromTorch", "init_args": {"distribution": {"class_path": "Normal"}}}}),
         ValueError,
         "h['lam'] is {'class_path': 'Normal'}, but Normal.__init__() missing 2 required positional arguments: 'loc' "
         "and 'scale'",

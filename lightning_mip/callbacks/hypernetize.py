@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,7 @@ from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import Injector, injectors
 from lightning_mip.priors import Prior
 from lightning_mip.probe import StepProbe, replaced, same
+from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 from lightning_mip.surroundings import check_module, check_no_early_copy, check_order, check_strategy
 
@@ -88,7 +89,7 @@ class Hypernetize(L.Callback):
         **arguments: Any,
     ) -> None:
         if eval not in ("grid", "center"):
-            raise ValueError(f"eval is {eval!r}, expected 'grid' or 'center'.")
+            raise ValueError(f"eval is {shown(eval)}, expected 'grid' or 'center'.")
         self.target = target
         self.space = h if isinstance(h, HSpace) else HSpace(h or {})
         self.arguments = {"include": include, "exclude": exclude, **(hypernet or {}), **arguments}
@@ -262,6 +263,8 @@ class Hypernetize(L.Callback):
     def _checked_bind(self, bind: bool | list[str]) -> list[str]:
         if isinstance(bind, bool):
             return list(self.space) if bind else []
+        if isinstance(bind, str) or not isinstance(bind, Iterable):
+            raise TypeError(f"bind is {shown(bind)}, expected True, False or a list of components of h.")
         unknown = [name for name in bind if name not in self.space]
         if unknown:
             raise ValueError(f"bind names {unknown[0]!r}, which is no component of h: {', '.join(self.space)}.")

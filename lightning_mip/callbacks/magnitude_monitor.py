@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_mip.injection import the_injector
 from lightning_mip.magnitude import Magnitudes, magnitudes, norm_of, points, total
+from lightning_mip.positive import check_whole
 
 
 class MagnitudeMonitor(L.Callback):
@@ -30,6 +31,8 @@ class MagnitudeMonitor(L.Callback):
 
     def __init__(self, every_n_steps: int | None = None, points: int = 5, per_tensor: bool = False) -> None:
         for name, given in (("every_n_steps", every_n_steps), ("points", points)):
+            if given is not None:
+                check_whole(name, given)
             if given is not None and given < 1:
                 raise ValueError(f"{name} is {given}, expected at least 1.")
         self.every_n_steps, self.points, self.per_tensor = every_n_steps, points, per_tensor

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from lightning_mip.batches import batch_size
 from lightning_mip.injection import the_injector
 from lightning_mip.metrics import BinnedMean, PerH, bin_index, bin_labels
+from lightning_mip.positive import check_whole
 from lightning_mip.space import HSpace
 
 
@@ -29,6 +30,7 @@ class PerHMetrics(L.Callback):
     """
 
     def __init__(self, bins: int = 8) -> None:
+        check_whole("bins", bins)
         if bins < 1:
             raise ValueError(f"bins is {bins}, expected at least 1.")
         self.bins = bins

@@ -12,7 +12,9 @@ from torch import Tensor
 from lightning_mip.draws import STRATEGIES
 from lightning_mip.finite import LossWatch
 from lightning_mip.hypernetwork import HyperNetwork
+from lightning_mip.positive import check_whole
 from lightning_mip.sharding import check_whole_parameters
+from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 
 
@@ -56,8 +58,9 @@ class SampleH(L.Callback):
         strategy: Literal["random", "sobol", "stratified"] = "random",
         same_on_all_ranks: bool = False,
     ) -> None:
+        check_whole("seed", seed)
         if strategy not in STRATEGIES:
-            raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(map(repr, STRATEGIES))}.")
+            raise ValueError(f"strategy is {shown(strategy)}, expected one of {', '.join(map(repr, STRATEGIES))}.")
         self.seed, self.strategy, self.same_on_all_ranks = seed, strategy, same_on_all_ranks
         self._losses = LossWatch()
 

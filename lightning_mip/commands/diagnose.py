@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_mip.commands.errors import fail, one_line
+from lightning_mip.commands.errors import Options, fail, one_line
 from lightning_mip.commands.trained import PARTS, add_run, batches, check_run, trained
 from lightning_mip.diagnosis.diagnose import diagnose
 from lightning_mip.diagnosis.report import Diagnosis
@@ -70,13 +70,7 @@ def main(args: Sequence[str]) -> Diagnosis:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lightning-mip diagnose",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Options("diagnose", description=_DESCRIPTION, epilog=_EXAMPLES)
     add_run(parser, config="the config of the training run")
     parser.add_argument(
         "--part", choices=PARTS, help="the data to look at (default: val, or train where there is no validation)"

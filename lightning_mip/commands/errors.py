@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import inspect
 import os
@@ -38,7 +39,25 @@ class Parser(LightningArgumentParser):
         if _debugging() or not self.exit_on_error:  # which the parsers of the classes inside do not
             super().error(message, ex)
         prog = (getattr(ex, "subcommand_parser", None) or self).prog.replace(" [options]", "")
+        prog = " ".join(prog.split()[:2])  # without the `validate` that other commands are parsed by
         print(f"{prog}: error: {condensed(message)}\ntip: {prog} --help shows all arguments.", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class Options(argparse.ArgumentParser):
+    """The parser of a command beside those of LightningCLI, whose errors do not begin with the usage."""
+
+    def __init__(self, command: str, **arguments: Any) -> None:
+        super().__init__(
+            prog=f"lightning-mip {command}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **arguments,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """End with a line that says which argument is wrong, and why."""
+        print(f"{self.prog}: error: {message}\ntip: {self.prog} --help shows all arguments.", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -84,7 +103,7 @@ def condensed(message: str) -> str:
     given = ""
     for line in message.splitlines():
         if line.strip().startswith("Given value: "):
-            given = line.strip().removeprefix("Given value: ")
+            given = re.sub(r"NestedArg\(key='.*?', val='?(.*?)'?\)", r"\1", line.strip().removeprefix("Given value: "))
         text = line.strip().removeprefix("- ").strip()
         if _SEARCH.match(text):
             continue

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lightning_mip.checkpoints import read_checkpoint, saved_hypernetwork
-from lightning_mip.commands.errors import fail, one_line
+from lightning_mip.commands.errors import Options, fail, one_line
 from lightning_mip.commands.trained import add_run, batches, check_run, trained
 from lightning_mip.dial import parse_h
 from lightning_mip.exporting import Exported, Format, export
@@ -75,13 +75,7 @@ def main(args: Sequence[str]) -> Exported:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lightning-mip export",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Options("export", description=_DESCRIPTION, epilog=_EXAMPLES)
     add_run(parser, config="the config of the training run; without it, weights can be exported, but no program")
     parser.add_argument("--h", action="append", default=[], metavar="NAME=VALUE", help="the value, see below")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the file to write")

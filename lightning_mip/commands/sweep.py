@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_mip.commands.configured import configured
-from lightning_mip.commands.errors import fail
+from lightning_mip.commands.errors import Options, fail
 from lightning_mip.dial import parse_grid
 from lightning_mip.space import HSpace
 from lightning_mip.sweep import grid_owner, sweep
@@ -77,13 +77,7 @@ def main(args: Sequence[str]) -> Sweep:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lightning-mip sweep",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Options("sweep", description=_DESCRIPTION, epilog=_EXAMPLES)
     parser.add_argument(
         "--config", "-c", action="append", default=[], metavar="FILE", help="the config of the training run"
     )

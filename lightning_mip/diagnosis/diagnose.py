@@ -19,6 +19,8 @@ from lightning_mip.diagnosis.step_size import MakeOptimizer, step_size
 from lightning_mip.diagnosis.subject import Loss, Subject
 from lightning_mip.injection import the_injector
 from lightning_mip.magnitude import magnitudes, points
+from lightning_mip.positive import check_whole
+from lightning_mip.shown import shown
 
 # Values of h at which norms are looked at; a multiple of the strata of low-discrepancy draws, and an end more.
 _POINTS = 17
@@ -74,10 +76,12 @@ def diagnose(
     'proportional'
     """
     for name, given in (("draws", draws), ("batches", batches)):
+        check_whole(name, given)
         if given < 1:
             raise ValueError(f"{name} is {given}, expected at least 1.")
+    check_whole("seed", seed)
     if mode not in ("min", "max"):
-        raise ValueError(f"mode is {mode!r}, expected 'min' or 'max'.")
+        raise ValueError(f"mode is {shown(mode)}, expected 'min' or 'max'.")
     original = the_injector(module)
     subject = Subject(module, loss, metric)
     kept = [subject.moved(batch) for batch in itertools.islice(dataloader, batches)]

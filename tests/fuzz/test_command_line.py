@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,14 +49,18 @@ def command(arguments: list[str], *names: str) -> Any:
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Checkpoint directory|.* is not empty|Trying to infer the .batch_size|No seed found")
+            warnings.filterwarnings(
+                "ignore", message="Checkpoint directory|.* is not empty|Trying to infer the .batch_size|No seed found"
+            )
             return main(arguments)
     except SystemExit as end:
-        text = "\n".join(line for line in told.getvalue().splitlines() if not line.startswith("Seed set"))
-        if end.code in (0, None):
-            return None
-        assert end.code == 2, end.code
-        return check_text(text, names)
+        status = end.code
+    if status in (0, None):
+        return None
+    assert status == 2
+    return check_text(
+        "\n".join(line for line in told.getvalue().splitlines() if not line.startswith("Seed set")), names
+    )
 
 
 plain: st.SearchStrategy[Any] = st.one_of(
@@ -199,8 +202,6 @@ option_values = st.sampled_from(
         "lam=0.1,lam=0.2",
         "phi=1",
         "lam=at:0.1,0.2",
-    ]
-    + [
         "val_loss=min",
         "val_loss",
         "loss=max",
@@ -238,7 +239,7 @@ def test_a_command_with_any_options(checkpoint: str, name: str, data: st.DataObj
     names = [option.lstrip("-") for option in replaced]
     done = command([name, *arguments, *(f"{option}={value}" for option, value in options)], *names)
     if not replaced:
-        assert done is not None and not isinstance(done, Refused)
+        assert not isinstance(done, Refused | None)
 
 
 @fuzz(20)
