@@ -41,8 +41,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint without running anything that is in it.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: it holds more than plain data, or is no checkpoint of a Trainer.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{str(path)!r} is no file, expected a checkpoint that a Trainer has written.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:

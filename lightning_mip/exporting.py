@@ -23,6 +23,7 @@ from lightning_mip.hypernetize import materialize
 from lightning_mip.injection import Injector, evaluated, the_injector
 from lightning_mip.module import HyperLightningModule
 from lightning_mip.programs import Inputs, only_batch_size, write_onnx, write_torch_export
+from lightning_mip.shown import on_one_line, shown
 from lightning_mip.space import HSpace
 
 Format = Literal["state_dict", "checkpoint", "torch_export", "onnx"]
@@ -111,6 +112,8 @@ def export(
     given = _one(injector.hypernet.space, h)
     inputs = example_inputs(source, given, example)
     plain = materialize(source, given, recalibrate=recalibrate).eval()
+    if inputs is not None:
+        _check_runs(plain, inputs)
     if kind in ("torch_export", "onnx"):
         if inputs is None:
             raise ValueError(
@@ -144,8 +147,17 @@ def _format(path: Path, given: Format | None) -> Format:
             )
         return SUFFIXES[path.suffix]
     if given not in get_args(Format):
-        raise ValueError(f"format is {given!r}, expected one of {', '.join(map(repr, get_args(Format)))}.")
+        raise ValueError(f"format is {shown(given)}, expected one of {', '.join(map(repr, get_args(Format)))}.")
     return given
+
+
+def _check_runs(plain: nn.Module, inputs: Inputs) -> None:
+    try:
+        with torch.no_grad():
+            plain(*inputs[0], **inputs[1])
+    except Exception as error:  # whatever a network raises where its input does not fit
+        told = on_one_line(str(error))
+        raise ValueError(f"example does not fit {type(plain).__name__}, which raises: {told}") from error
 
 
 def _one(space: HSpace, h: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -145,7 +145,12 @@ class FunctionMetric:
 
     def _checked(self, given: Any, batch: Any) -> Tensor:
         size = batch_size(batch)
-        values: Tensor = torch.as_tensor(given)
+        try:
+            values: Tensor | None = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError):
+            values = None
+        if values is None or values.is_complex():
+            raise TypeError(f"metric returned {shown(given)}, expected one number per sample, or one for the batch.")
         if values.ndim and tuple(values.shape) != (size,):
             raise ValueError(
                 f"metric returned shape {tuple(values.shape)} for a batch of {size}, expected ({size},), one value per "

@@ -66,7 +66,7 @@ def sweep(
         table = mip.sweep(model, trainer, grid=21)
         net = mip.materialize(model, table.best("val_dice", mode="max").h)
     """
-    if stage not in _LOADERS:
+    if stage not in tuple(_LOADERS):
         raise ValueError(f"stage is {shown(stage)}, expected 'validate' or 'test'.")
     trainer, data = runner(model, trainer_or_dataloaders, stage)
     owner = grid_owner(model, trainer)

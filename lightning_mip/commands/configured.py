@@ -16,6 +16,13 @@ from lightning_mip.commands.errors import Parser, instantiating, one_line
 
 
 class _CLI(LightningCLI):
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Read the command line and the configs."""
+        try:
+            super().parse_arguments(parser, args)
+        except UnicodeDecodeError as error:
+            parser.error(f"a config is no text file: {error}")
+
     def instantiate_classes(self) -> None:
         """Make the objects; what they refuse is told in one line."""
         with instantiating(self.parser.prog.removeprefix("lightning-mip").strip() or self.config["subcommand"]):

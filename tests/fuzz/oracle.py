@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 import lightning_mip
 
 PACKAGE = str(Path(lightning_mip.__file__).parent)
-KINDS = (ValueError, TypeError, KeyError, ImportError, MemoryError, RuntimeError, FloatingPointError)
+KINDS = (ValueError, TypeError, KeyError, ImportError, MemoryError, RuntimeError, FileNotFoundError, FloatingPointError)
 LINES = 3
 
 _LONG = os.environ.get("FUZZ_EXAMPLES")
