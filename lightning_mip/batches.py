@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+from lightning_mip.shown import shown
+
+
+def check_batches(dataloader: Any) -> None:
+    """Raise TypeError for what holds no batches."""
+    if not isinstance(dataloader, Iterable) or isinstance(dataloader, (str, bytes)):
+        raise TypeError(f"dataloader is {shown(dataloader)}, expected a DataLoader or a list of batches.")
 
 
 def batch_size(batch: Any) -> int | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
-from lightning_mip.batches import batch_size, inputs_of
+from lightning_mip.batches import batch_size, check_batches, inputs_of
 from lightning_mip.binding import bound
 from lightning_mip.callbacks.hypernetize import Hypernetize
 from lightning_mip.callbacks.sample_h import is_hyper
@@ -68,8 +68,7 @@ class FunctionMetric:
     """
 
     def __init__(self, model: nn.Module, batches: Iterable[Any], metric: Callable[[Any, Any], Tensor], by: By) -> None:
-        if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes)):
-            raise TypeError(f"dataloader is {shown(batches)}, expected a DataLoader or a list of batches.")
+        check_batches(batches)
         if iter(batches) is batches:
             raise TypeError(
                 f"dataloader is a {type(batches).__name__}, which runs once, but several passes are taken; give a "

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from lightning_mip.batches import check_batches
 from lightning_mip.diagnosis.gradients import gradients
 from lightning_mip.diagnosis.inside import fresh, off_scale, trunk_units
 from lightning_mip.diagnosis.matter import cases, matter
@@ -82,6 +83,7 @@ def diagnose(
     check_whole("seed", seed)
     if mode not in ("min", "max"):
         raise ValueError(f"mode is {shown(mode)}, expected 'min' or 'max'.")
+    check_batches(dataloader)
     original = the_injector(module)
     subject = Subject(module, loss, metric)
     kept = [subject.moved(batch) for batch in itertools.islice(dataloader, batches)]
