@@ -25,7 +25,7 @@ from lightning_mip.injection import evaluated, the_injector
 from lightning_mip.probe import replaced
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
-from lightning_mip.sweep import evaluate, own_trainer
+from lightning_mip.sweep import check_logs, evaluate, own_trainer
 
 H = Mapping[str, Tensor]
 By = str | Callable[[Any], Any] | None
@@ -172,6 +172,7 @@ class LoggedMetric:
     """
 
     def __init__(self, model: Any, batches: Any, metric: str, by: By) -> None:
+        check_logs(model, "validation_step")
         if isinstance(batches, list) and not any(isinstance(each, DataLoader) for each in batches):
             # A Trainer takes a list for a list of loaders.
             batches = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]

@@ -112,11 +112,7 @@ def grid_points(space: HSpace, grid: Grid) -> list[dict[str, Tensor]]:
 
 def runner(model: Any, source: Any, stage: Stage) -> tuple[Any, dict[str, Any]]:
     """The Trainer that evaluates ``model``, and its data, as arguments of ``trainer.validate``."""
-    if not any(base.__name__ == "LightningModule" for base in type(model).__mro__):
-        raise TypeError(
-            f"model is a {type(model).__name__}, expected a LightningModule whose {_STEPS[stage]} logs metrics; "
-            "for a plain network use mip.choose with a function as metric, or `with mip.at(network, h):`."
-        )
+    check_logs(model, _STEPS[stage])
     if hasattr(source, "validate") and hasattr(source, "callbacks"):
         _check_strategy(source)
         if source.datamodule is not None:
@@ -127,6 +123,15 @@ def runner(model: Any, source: Any, stage: Stage) -> tuple[Any, dict[str, Any]]:
     if attached is not None and attached.world_size > 1:
         return attached, {"dataloaders": source}
     return own_trainer(model), {"dataloaders": source}
+
+
+def check_logs(model: Any, step: str) -> None:
+    """Raise TypeError for what is no LightningModule, whose ``step`` could log metrics."""
+    if not any(base.__name__ == "LightningModule" for base in type(model).__mro__):
+        raise TypeError(
+            f"model is a {type(model).__name__}, expected a LightningModule whose {step} logs metrics; "
+            "for a plain network use mip.choose with a function as metric, or `with mip.at(network, h):`."
+        )
 
 
 def own_trainer(model: Any, **arguments: Any) -> Any:

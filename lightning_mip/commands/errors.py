@@ -114,7 +114,7 @@ def condensed(message: str) -> str:
             reasons[re.sub(r"<class '(.*?)'>", r"\1", text)] = None
     where = ".".join(dict.fromkeys(keys)) + (f" of {kinds[-1]}" if kinds and keys else "")
     what = "; ".join(reasons) or "the value does not fit"
-    if what.startswith("Expected") and given and len(given) < _SHORT:
+    if what.startswith("Expected") and given and len(given) < _SHORT and given not in what:
         what = f"got {given!r}. {what}"
     what = what.rstrip(".") + "." + _hint(what, kinds)
     return f"{where}: {what}" if where else what

@@ -81,6 +81,7 @@ def diagnose(
         if given < 1:
             raise ValueError(f"{name} is {given}, expected at least 1.")
     check_whole("seed", seed)
+    seed %= 2**63  # what torch takes
     if mode not in ("min", "max"):
         raise ValueError(f"mode is {shown(mode)}, expected 'min' or 'max'.")
     check_batches(dataloader)

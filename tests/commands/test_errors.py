@@ -59,6 +59,49 @@ def test_what_an_object_refuses_is_told_in_its_own_words(mistake: str, capsys: p
     assert message(arguments, capsys) == [f"lightning-mip fit: error: {told}"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["diagnose", "--draws=two"], "argument --draws: invalid int value: 'two'"),
+        (["sweep", "--stage=fit"], "argument --stage: invalid choice: 'fit' (choose from 'validate', 'test')"),
+        (["export", "--out"], "argument --out: expected one argument"),
+    ],
+)
+def test_a_mistake_in_an_option_of_another_command_is_told_without_the_usage(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    prog = f"lightning-mip {arguments[0]}"
+    assert capsys.readouterr().err == f"{prog}: error: {told}\ntip: {prog} --help shows all arguments.\n"
+
+
+def test_a_mistake_in_an_argument_of_the_module_names_the_command_that_was_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "last.ckpt").touch()
+    run = [f"--config={REGRESSION}", f"--ckpt_path={tmp_path / 'last.ckpt'}"]
+    with pytest.raises(SystemExit):
+        main(["sweep", *run, "--model.init_args.eval_grid=many"])
+    assert capsys.readouterr().err.splitlines() == [
+        "lightning-mip sweep: error: model.eval_grid of tests.tasks.Evaluated: got 'many'. Expected a int; Expected "
+        "a list.",
+        "tip: lightning-mip sweep --help shows all arguments.",
+    ]
+
+
+def test_a_config_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.pt").write_bytes(b"PK\x80")
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={tmp_path / 'net.pt'}"])
+    assert capsys.readouterr().err.splitlines() == [
+        "lightning-mip: error: a config is no text file: 'utf-8' codec can't decode byte 0x80 in position 2: invalid "
+        "start byte.",
+        "tip: lightning-mip --help shows all arguments.",
+    ]
+
+
 def test_jsonargparse_tells_all_in_its_debug_mode(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
