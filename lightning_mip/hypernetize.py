@@ -18,6 +18,7 @@ from lightning_mip.hypernetwork import HyperNetwork, Priors
 from lightning_mip.injection import Injector, check_module, evaluated, injectors, the_injector
 from lightning_mip.report import Summary, available_memory, summarize
 from lightning_mip.selection import Patterns, select
+from lightning_mip.shown import on_one_line
 from lightning_mip.space import HSpace
 
 
@@ -221,7 +222,10 @@ def _check_known(arguments: Mapping[str, Any]) -> None:
 def _made(hypernet: Any, space: HSpace, shapes: dict[str, torch.Size]) -> HyperNetwork:
     if isinstance(hypernet, HyperNetwork):
         return hypernet
-    made = hypernet(space, shapes)
+    try:
+        made = hypernet(space, shapes)
+    except TypeError as error:  # of a config, with arguments that there are not
+        raise TypeError(f"hypernet cannot be made: {on_one_line(str(error))}") from error
     if not isinstance(made, HyperNetwork):
         raise TypeError(f"hypernet made {type(made).__name__}, expected something that makes a HyperNetwork.")
     return made

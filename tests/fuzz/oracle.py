@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 import lightning_mip
 
@@ -25,13 +25,19 @@ LINES = 3
 _LONG = os.environ.get("FUZZ_EXAMPLES")
 
 
-def fuzz(examples: int) -> settings:
-    """The settings of a property: so many examples, the same at every run; ``FUZZ_EXAMPLES=2000`` draws new ones."""
+def fuzz(examples: int, shrink: bool = True) -> settings:
+    """The settings of a property: so many examples, the same at every run; ``FUZZ_EXAMPLES=2000`` draws new ones.
+
+    Args:
+        examples: how many.
+        shrink: look for a smaller example of a failure, which takes many runs.
+    """
     return settings(
         max_examples=int(_LONG or examples),
         deadline=None,
         derandomize=_LONG is None,
         print_blob=_LONG is not None,
+        phases=[phase for phase in Phase if phase is not Phase.explain and (shrink or phase is not Phase.shrink)],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
     )
 

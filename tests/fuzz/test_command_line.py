@@ -139,13 +139,13 @@ def fits(config: Any, names: list[str]) -> None:
         assert all(parameter.isfinite().all() for parameter in done.model.parameters())
 
 
-@fuzz(30)
+@fuzz(12, shrink=False)
 @given(case=mutated(REGRESSION))
 def test_a_config_with_one_mistake(case: tuple[Any, list[str]]) -> None:
     fits(*case)
 
 
-@fuzz(20)
+@fuzz(8, shrink=False)
 @given(case=mutated(EVERYTHING))
 def test_a_config_of_every_argument_with_one_mistake(case: tuple[Any, list[str]]) -> None:
     fits(*case)
@@ -170,7 +170,7 @@ CALLBACKS = {
 }
 
 
-@fuzz(15)
+@fuzz(8, shrink=False)
 @given(kind=st.sampled_from(sorted(CALLBACKS)), data=st.data())
 def test_a_callback_of_any_arguments(kind: str, data: st.DataObject) -> None:
     config = copy.deepcopy(REGRESSION)
@@ -227,7 +227,7 @@ GIVEN = {
 }
 
 
-@fuzz(30)
+@fuzz(10, shrink=False)
 @given(name=st.sampled_from(sorted(OPTIONS)), data=st.data())
 def test_a_command_with_any_options(checkpoint: str, name: str, data: st.DataObject) -> None:
     options = data.draw(st.lists(st.tuples(st.sampled_from(OPTIONS[name]), option_values), max_size=2))
@@ -240,7 +240,7 @@ def test_a_command_with_any_options(checkpoint: str, name: str, data: st.DataObj
         assert not isinstance(done, Refused | None)
 
 
-@fuzz(20)
+@fuzz(10, shrink=False)
 @given(name=st.sampled_from(["fit", "validate", "predict", "export", "diagnose", "sweep", "x"]), words=st.lists(texts))
 def test_a_command_with_any_words(name: str, words: list[str]) -> None:
     assert isinstance(command([name, *words], "arguments", "argument", "ckpt_path"), (Refused, type(None)))

@@ -107,6 +107,11 @@ FOUND: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         TypeError,
         f"HyperNetwork has no argument 'hidden_size'; its arguments are {ARGUMENTS}. Did you mean 'hidden_sizes'?",
     ),
+    "unknown_argument_of_a_maker": (
+        lambda: mip.hypernetize(nn.Linear(3, 2), LAM, hypernet=lambda space, shapes: small(lam=3)),
+        TypeError,
+        "hypernet cannot be made: HyperNetwork.__init__() got an unexpected keyword argument 'lam'",
+    ),
     "unknown_argument_of_a_plan": (
         lambda: mip.summary(nn.Linear(3, 2), LAM, lam=3),
         TypeError,
