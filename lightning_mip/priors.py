@@ -311,6 +311,10 @@ class Simplex(Prior):
         whole = math.isfinite(self.n) and self.n >= 2 and self.n == int(self.n)
         if not (whole and math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"{self}: expected a whole n >= 2 and a finite alpha > 0.")
+        if not 1e-4 <= self.alpha <= 1e8:
+            raise ValueError(
+                f"{self}: expected an alpha from 1e-4 to 1e8; beyond, weights are not told apart in single precision."
+            )
         if self.n > _MAX_WEIGHTS:
             raise ValueError(f"{self}: expected at most {_MAX_WEIGHTS} weights.")
         object.__setattr__(self, "n", int(self.n))

@@ -480,6 +480,18 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "Simplex(n=nan, alpha=1.0): expected a whole n >= 2 and a finite alpha > 0.",
     ),
+    "corners_alone": (
+        lambda: Simplex(4, alpha=1e-5),
+        ValueError,
+        "Simplex(n=4, alpha=1e-05): expected an alpha from 1e-4 to 1e8; beyond, weights are not told apart in single "
+        "precision.",
+    ),
+    "center_alone": (
+        lambda: Simplex(5, alpha=1e20),
+        ValueError,
+        "Simplex(n=5, alpha=1e+20): expected an alpha from 1e-4 to 1e8; beyond, weights are not told apart in single "
+        "precision.",
+    ),
     "simplex_of_many": (
         lambda: Simplex(10**9),
         ValueError,

@@ -185,6 +185,7 @@ def test_a_head_of_any_sizes(kind: Any, data: st.DataObject) -> None:
 
 @fuzz(40)
 @given(what=anything | networks, h=st.just({"lam": Uniform(0, 1)}))
+@pytest.mark.filterwarnings("ignore:Norm layers", "ignore:Initializing zero-element", "ignore:Lazy modules")
 def test_anything_in_place_of_a_network(what: Any, h: Any) -> None:
     for call in (
         lambda: mip.hypernetize(what, h),

@@ -171,7 +171,7 @@ def test_a_grid_of_anything(space: HSpace, data: st.DataObject) -> None:
 @given(space=spaces(), n=st.integers(-1, 4) | anything, data=st.data())
 def test_a_grid_of_a_space_of_anything(space: HSpace, n: Any, data: st.DataObject) -> None:
     given = data.draw(st.just(n) | st.just(dict.fromkeys(space, n)))
-    found = outcome(lambda: space.grid(given), "grid(", "h[", "h has", "h lacks", "h is")
+    found = outcome(lambda: space.grid(given), "grid", "h[", "h has", "h lacks", "h is")
     if not isinstance(found, Refused):
         assert all(is_good(space, h) for h in found)
 
