@@ -184,7 +184,8 @@ def _torch_distribution(name: str, config: Mapping[str, Any]) -> Distribution:
     try:
         return kind(**arguments)
     except Exception as error:  # torch has several kinds for a wrong argument
-        raise ValueError(f"h[{name!r}] is {shown(dict(config))}, but {on_one_line(str(error))}") from error
+        told = on_one_line(str(error))
+        raise ValueError(f"h[{name!r}] is {shown(dict(config))}, which torch.distributions refuses: {told}") from error
 
 
 def _unchecked(distribution: Distribution) -> Distribution:

@@ -160,6 +160,14 @@ ERRORS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: uniforms("random", 1, 1, seed=0, rank=0, step=1.5),  # type: ignore[arg-type]
         "step is 1.5, expected a whole number of at least 0.",
     ),
+    "words_for_a_rank": (
+        lambda: uniforms("random", 1, 1, seed=0, rank="0", step=0),  # type: ignore[arg-type]
+        "rank is '0', expected a whole number.",
+    ),
+    "negative_number_of_draws": (
+        lambda: uniforms("random", 1, -1, seed=0, rank=0, step=0),
+        "n is -1, expected a whole number of at least 0.",
+    ),
     "no_ranks": (
         lambda: uniforms("random", 1, 1, seed=0, rank=0, step=0, world_size=0),
         "world_size is 0, expected a whole number of at least 1.",

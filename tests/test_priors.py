@@ -518,6 +518,11 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "Uniform(low=0, high=inf, endpoints=0.0): expected finite bounds with low < high.",
     ),
+    "complex_value": (
+        lambda: Uniform(0, 1).tensor(0.5j),
+        TypeError,
+        "complex numbers are no values of a prior.",
+    ),
     "several_lines": (
         lambda: Uniform(torch.zeros(2, 2), 1),  # type: ignore[arg-type]
         TypeError,

@@ -441,8 +441,8 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str | Callable[[]
     "distribution_that_torch_refuses": (
         lambda: HSpace({"lam": {"class_path": "FromTorch", "init_args": {"distribution": {"class_path": "Normal"}}}}),
         ValueError,
-        "h['lam'] is {'class_path': 'Normal'}, but Normal.__init__() missing 2 required positional arguments: 'loc' "
-        "and 'scale'",
+        "h['lam'] is {'class_path': 'Normal'}, which torch.distributions refuses: Normal.__init__() missing 2 required "
+        "positional arguments: 'loc' and 'scale'",
     ),
     "h_of_no_mapping": (
         lambda: SPACE.encode(0.5),  # type: ignore[arg-type]

@@ -125,6 +125,16 @@ FOUND: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),  # type: ignore[arg-type]
     "bins": (lambda: mip.PerHMetrics(bins=None), TypeError, "bins is None, expected a whole number."),  # type: ignore[arg-type]
     "draws": (lambda: make(draws_per_batch=1.5), TypeError, "draws_per_batch is 1.5, expected a whole number."),
+    "every_n_steps": (
+        lambda: mip.MagnitudeMonitor(every_n_steps=2.5),  # type: ignore[arg-type]
+        TypeError,
+        "every_n_steps is 2.5, expected a whole number.",
+    ),
+    "ensemble": (
+        lambda: make(Evaluated).predict_ensemble(torch.ones(1, 3), n="all"),
+        TypeError,
+        "n is 'all', expected a whole number.",
+    ),
     "seed": (lambda: mip.SampleH(seed="1"), TypeError, "seed is '1', expected a whole number."),  # type: ignore[arg-type]
     "eval_grid": (
         lambda: make(eval_grid=None),

@@ -26,11 +26,11 @@ def test_a_result_is_given_back_and_a_refusal_its_text() -> None:
     ],
 )
 def test_any_other_error_is_a_failure(call: Callable[[], object]) -> None:
-    with pytest.raises(AssertionError, match="not refused, but failed with|is named"):
+    with pytest.raises(AssertionError, match=r"not refused|is named"):
         outcome(call, "lam")
 
 
 @pytest.mark.parametrize(("text", "names"), [("lam is 1\n\n\n.", ("lam",)), ("it is 1.", ("lam", "h["))])
 def test_a_text_of_many_lines_or_without_the_argument_is_a_failure(text: str, names: tuple[str, ...]) -> None:
-    with pytest.raises(AssertionError, match="lines|is named"):
+    with pytest.raises(AssertionError, match=r"lines|is named"):
         check_text(text, names)

@@ -192,7 +192,7 @@ MISTAKES: dict[str, Mistake] = {
         ValueError,
         "grid: h has no component 'lan'; its components are lam. Did you mean 'lam'?",
     ),
-    "sweep.runner: a plain network in a test": (
+    "sweep.check_logs: a plain network in a test": (
         lambda: mip.sweep(Net(), loader(), 2, stage="test"),
         TypeError,
         "model is a Net, expected a LightningModule whose test_step logs metrics; for a plain network use mip.choose "
