@@ -223,5 +223,4 @@ def _default_dtype(value: Tensor) -> Tensor:
 
 
 def _number(value: Any, digits: int = 6) -> str:
-    values = torch.as_tensor(value).tolist()
-    return ":".join(f"{x:.{digits}g}" for x in (values if isinstance(values, list) else [values]))
+    return ":".join(f"{x:.{digits}g}" for x in torch.as_tensor(value).reshape(-1).tolist())

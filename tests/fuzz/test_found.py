@@ -12,6 +12,7 @@ from torch import nn
 
 import lightning_mip as mip
 from lightning_mip import HyperNetwork
+from lightning_mip.evaluation import grid_of
 from tests.module_kinds import exactly
 from tests.tasks import SMALL, Evaluated, Net, loader, make
 
@@ -140,6 +141,11 @@ FOUND: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: make(eval_grid=None),
         TypeError,
         "eval_grid is None, expected points per component or a list of mappings.",
+    ),
+    "batch_of_preference_vectors": (
+        lambda: grid_of(mip.HSpace({"w": mip.Simplex(2)}), [{"w": [[0.25, 0.75]]}]),
+        ValueError,
+        "eval_grid holds a batch of h, (w=0.25:0.75); list its values one by one.",
     ),
     "bind": (
         lambda: mip.Hypernetize("net", LAM, bind="lam"),  # type: ignore[arg-type]
