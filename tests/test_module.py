@@ -270,8 +270,8 @@ def test_steps_work_by_hand_without_a_trainer() -> None:
         (
             lambda: make(Task, hypernet={"hiden_sizes": (4,)}),
             TypeError,
-            "HyperNetwork has no argument 'hiden_sizes'; its arguments are hidden_sizes, activation, norm, dropout, head, "
-            "encoding, encoding_norm, residual, init, scale, trunk. Did you mean 'hidden_sizes'?",
+            "HyperNetwork has no argument 'hiden_sizes'; its arguments are hidden_sizes, activation, norm, dropout, "
+            "head, encoding, encoding_norm, residual, init, scale, trunk. Did you mean 'hidden_sizes'?",
         ),
         (
             lambda: make(Task, hypernet=copy.deepcopy(HYPERNETS["made before"]), h={"lam": mip.Uniform(0, 2)}),
