@@ -152,9 +152,11 @@ def _format(path: Path, given: Format | None) -> Format:
 
 
 def _check_runs(plain: nn.Module, inputs: Inputs) -> None:
+    # A copy, as a forward may change buffers also in evaluation, such as the observers of quantization.
+    trial = copy.deepcopy(plain)
     try:
         with torch.no_grad():
-            plain(*inputs[0], **inputs[1])
+            trial(*inputs[0], **inputs[1])
     except Exception as error:  # whatever a network raises where its input does not fit
         told = on_one_line(str(error))
         raise ValueError(f"example does not fit {type(plain).__name__}, which raises: {told}") from error
