@@ -71,4 +71,6 @@ def warp(image: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     at = torch.stack([x, y]) + flow
     scale = at.new_tensor([2 / (width - 1), 2 / (height - 1)]).view(1, 2, 1, 1)
     grid = (at * scale - 1).permute(0, 2, 3, 1)
-    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
+    # At a NaN torch's kernel for CPUs reads beside the image, and its backward may crash the process.
+    warped = F.grid_sample(image, grid.nan_to_num(), mode=mode, padding_mode="border", align_corners=True)
+    return warped + 0 * grid.sum(-1).unsqueeze(1)

@@ -73,6 +73,14 @@ def test_warp_moves_in_pixels() -> None:
     torch.testing.assert_close(warp(image, right / 4)[..., :-1], image[..., :-1] + 0.25)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_flow_that_is_not_finite_shows_in_the_image(wrong: float) -> None:
+    flow = torch.full((1, 2, 80, 80), wrong, requires_grad=True)
+    warped = warp(torch.ones(1, 1, 80, 80), flow)
+    assert warped.isnan().all()
+    warped.sum().backward()
+
+
 def test_warped_labels_stay_labels() -> None:
     labels = torch.tensor([[[0, 3, 7], [0, 3, 7], [0, 3, 7]]], dtype=torch.uint8)
     flow = torch.zeros(1, 2, 3, 3)
