@@ -25,12 +25,12 @@ from benchmarks.runs import Cell, Result
 from benchmarks.tasks import TASKS, Task, load
 from benchmarks.variants import installed
 
-OPTIMIZERS = ("sgd", "adam")
+OPTIMIZERS = ("adam", "sgd")
 COMPARED = tuple(way for way in WAYS if way != "specialist")
 RATES = {
     ("digits", "sgd"): (1e-2, 3e-2, 1e-1),
     ("digits", "adam"): (1e-3, 3e-3, 1e-2),
-    ("registration", "sgd"): (1e-2, 3e-2, 1e-1),
+    ("registration", "sgd"): (1e-4, 3e-4, 1e-3),
     ("registration", "adam"): (3e-4, 1e-3, 3e-3),
     ("scale_space", "sgd"): (1e-2, 3e-2, 1e-1),
     ("scale_space", "adam"): (3e-4, 1e-3, 3e-3),
