@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Size, Tensor, nn
 
-from lightning_mip import Chunked, LowRank
+from lightning_mip import Chunked, LowRank, heads
 from lightning_mip.head_choice import make_head
 from lightning_mip.heads import Family, Head
 from tests.module_kinds import exactly
@@ -166,6 +166,17 @@ def test_a_silenced_row_is_zero_and_stays_so_without_a_gradient(kind: str) -> No
         matrix[:, others].square().sum().backward()
         optimizer.step()
     assert not torch.isclose(head(x)["matrix"][:, others], before[:, others]).any()
+
+
+@pytest.mark.parametrize("row", range(6))
+@torch.no_grad()
+def test_a_row_is_silenced_wherever_the_blocks_of_the_full_head_end(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "BLOCK", 11)
+    head, x = make("full", {"first": Size([5]), **SHAPES}), features()
+    before = head(x)
+    head.silence("matrix", row)
+    before["matrix"][:, row] = 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in head(x).items())
 
 
 @kinds

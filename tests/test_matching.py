@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from typing import Any
 
@@ -150,6 +151,15 @@ def test_matching_an_optimizer_changes_nothing_that_is_generated(head: Any) -> N
     hyper.match(torch.optim.Adam(hyper.parameters()))
     assert hyper.scale == pytest.approx(scale)
     torch.testing.assert_close(flat(hyper({"lam": 0.3})), before, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_the_published_form_is_left_as_it_is(head: Any) -> None:
+    hyper = make(head=head, scale="paper")
+    before = copy.deepcopy(hyper.state_dict())
+    hyper.match(torch.optim.SGD(hyper.parameters(), 0.1))
+    for name, value in hyper.state_dict().items():
+        assert torch.equal(value, before[name]) if isinstance(value, Tensor) else value == before[name], name
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -60,6 +61,11 @@ FOUND: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: small(hidden_sizes="16"),
         TypeError,
         "hidden_sizes is '16', expected a list of whole numbers such as [16, 8].",
+    ),
+    "width_of_an_array_without_dimensions": (
+        lambda: small(hidden_sizes=np.array(16)),
+        TypeError,
+        "hidden_sizes is array(16), expected a list of whole numbers such as [16, 8].",
     ),
     "dropout": (
         lambda: small(dropout=1.5),
