@@ -410,15 +410,29 @@ def test_running_statistics_of_instance_norm_are_estimated_anew_too() -> None:
     assert_close(plain[0].running_mean, torch.stack([x.mean((0, 2)) for x in batches]).mean(0))
 
 
-def test_recalibrating_keeps_dropout_off_and_an_evaluated_network_evaluated() -> None:
+@pytest.mark.parametrize("training", [False, True])
+def test_recalibrating_keeps_dropout_off_and_leaves_the_mode_as_it_was(training: bool) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(FEATURES, affine=False), nn.Linear(FEATURES, 2))
     attach(net)
-    net.eval()
+    net.train(training)
     x = torch.randn(16, FEATURES)
     plain = mip.materialize(net, lam=0.3, recalibrate=[x])
     assert_close(plain[1].running_mean, x.mean(0))
-    assert not any(module.training for module in plain.modules())
+    assert {module.training for module in plain.modules()} == {training}
+
+
+def test_how_the_hypernetwork_was_made_is_kept_unless_it_was_given_as_a_module() -> None:
+    def recipe(**arguments: Any) -> Any:
+        net = nn.Linear(2, 2)
+        mip.hypernetize(net, LAM, **arguments)
+        (injector,) = injectors(net)
+        return injector.recipe
+
+    assert recipe(hidden_sizes=(3,)) == {"hidden_sizes": (3,)}
+    assert recipe(hypernet=mip.HyperNetwork.paper) == mip.HyperNetwork.paper
+    assert recipe(trunk=nn.Linear(2, 3)) is None
+    assert recipe(hypernet=mip.HyperNetwork(LAM, {"weight": (2, 2), "bias": (2,)})) is None
 
 
 # Memory

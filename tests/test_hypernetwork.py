@@ -251,6 +251,12 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("components", "widths"), [(1, [16, 8]), (3, [48, 24]), (12, [128, 96]), (40, [128, 128])])
+def test_the_trunk_is_as_wide_as_h_has_components_up_to_a_bound(components: int, widths: list[int]) -> None:
+    hyper = HyperNetwork({f"h{i}": Uniform(0, 1) for i in range(components)}, SHAPES)
+    assert [layer.out_features for layer in hyper.trunk if isinstance(layer, nn.Linear)] == widths
+
+
 def test_a_trunk_of_ones_own_stands_between_encoding_and_head() -> None:
     trunk = nn.Sequential(nn.Linear(2, 3), nn.Tanh())
     hyper = small(trunk=trunk)
@@ -326,6 +332,17 @@ def test_a_checkpoint_of_plain_data_restores_the_hypernetwork(arguments: dict[st
     other.load_state_dict(torch.load(buffer, weights_only=True))
     h = space.sample(seed=0, step=0)
     assert torch.equal(flat(other(h)), flat(one(h)))
+
+
+def test_a_checkpoint_from_before_heads_and_scales_could_be_chosen_is_restored() -> None:
+    published = small(seed=1)
+    old = states(published)
+    for key in ("head", "scale", "family"):
+        del old["_extra_state"][key]
+    restored = small()
+    restored.load_state_dict(old)
+    assert restored.get_extra_state() == published.get_extra_state()
+    assert torch.equal(flat(restored({"lam": 0.3})), flat(published({"lam": 0.3})))
 
 
 REORDERED = {name: SHAPES[name] for name in ("weight", "scale", "bias", "empty")}
