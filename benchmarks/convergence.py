@@ -43,7 +43,7 @@ NOTES = (
     "lowest and highest seed in brackets. A run whose loss or weights are not finite any more *diverged*, counting 0.\n"
     f"- *lr*: the best with seed {SEARCH_SEED}; \\* where it is at the end of those tried. Tried are three at a factor "
     f"of {FACTOR:g}, and up to two more beyond the end where the best is.\n"
-    "- *to default's*, *to 98 %*: steps until the median of three evaluations in a row reaches the final value of "
+    "- *to default's*, *to 98 %*: steps until the median of three evaluations in a row reaches the best such median of "
     f"`default` with the same optimizer, and {FRACTION:g} of the highest final value in the table; median over the "
     "seeds that reach it, and how many do if not all. *s*: the same in seconds of processor time of one thread, "
     "without evaluation.\n"
@@ -100,7 +100,7 @@ def rows_of(study: Study, cells: Sequence[Cell]) -> list[list[object]]:
     results = {cell: study.found(cell) for cell in cells}
     results = {cell: found for cell, found in results.items() if found}
     finals = {cell: statistics.mean(r.final for r in found) for cell, found in results.items()}
-    default = next((finals[cell] for cell in finals if cell.way == "default"), None)
+    default = next((best_of(found) for cell, found in results.items() if cell.way == "default"), None)
     rows = []
     for cell, found in results.items():
         lr = f"{study.rate(cell):g}" + (r" \*" if study.at_edge(cell) else "")
@@ -123,6 +123,11 @@ def smoothed(result: Result) -> list[float]:
     """Each value the median of the last three evaluations."""
     values = [point.value for point in result.points]
     return [statistics.median_low(values[max(0, k - 2) : k + 1]) for k in range(len(values))]
+
+
+def best_of(found: Sequence[Result]) -> float:
+    """Best value on the way, mean over seeds."""
+    return statistics.mean(max(smoothed(result)) for result in found)
 
 
 def cost(found: Sequence[Result], target: float) -> tuple[str, str]:

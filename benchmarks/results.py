@@ -15,6 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +136,14 @@ class Study:
         return [run for run in dict.fromkeys(runs) if key(run) not in self.results], later
 
     def done(self) -> Results:
-        """Runs of these cells with this budget that are done."""
-        cells = {cell.name: cell for cell in self.cells} | {
-            cell.like.name: cell.like for cell in self.cells if cell.like
-        }
-        return {
-            k: result
-            for k, result in self.results.items()
-            if k[0] in cells and k == key(self.run(cells[k[0]], k[1], k[2]))
-        }
+        """Runs of these cells that are done, with this budget and at the learning rates of the search."""
+        found: Results = {}
+        for cell in [*self.cells, *(cell.like for cell in self.cells if cell.like)]:
+            for lr, seed in product(self.rates(cell.like or cell), {SEARCH_SEED, *self.seeds}):
+                result = self.result(cell, lr, seed)
+                if result is not None:
+                    found[key(self.run(cell, lr, seed))] = result
+        return found
 
 
 def _best(found: Mapping[float, Result | None]) -> float:

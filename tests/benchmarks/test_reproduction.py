@@ -87,6 +87,13 @@ class TestWhatIsDue:
         assert [run.steps for run in other.due()[0]] == [STEPS["shifted"] // 2] * 3
         assert other.done() == {}
 
+    def test_nor_do_runs_at_rates_that_are_no_longer_tried(self) -> None:
+        study = study_of({1e-3: 0.5, 3e-3: 0.9, 1e-2: 0.7})
+        known = set(study.done())
+        study.results[key(study.run(CELL, 0.5, 1))] = result(0.95, 0.95, 0.95)
+        study.results[key(study.run(CELL, 3e-3, 1))] = result(0.8, 0.8, 0.8)
+        assert set(study.done()) - known == {key(study.run(CELL, 3e-3, 1))}
+
 
 class TestInterruption:
     def test_a_program_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
@@ -195,6 +202,7 @@ class TestTables:
         assert convergence.cost([steady, steady], 0.8) == ("20", "4.0")
         assert convergence.cost([steady, lucky], 0.8) == ("20 (1 of 2)", "4.0")
         assert convergence.cost([lucky], 0.8) == ("never", "")
+        assert convergence.best_of([steady, lucky]) == pytest.approx((0.9 + 0.2) / 2)
 
     def test_the_final_value_is_a_median_of_three_and_the_gradient_of_all_steps(self) -> None:
         found = result(0.0, 0.7, 0.9, 0.1)
