@@ -184,17 +184,31 @@ class Injector:
         return weights
 
     def check_finite(self, weights: Mapping[str, Tensor], h: Mapping[str, Any]) -> None:
-        """Raise FloatingPointError if a generated weight is NaN or infinite, naming the tensor and ``h``."""
+        """Raise FloatingPointError if a generated weight is NaN or infinite, naming the tensor and ``h``.
+
+        Of an ``h`` for each sample, the first that gives such a weight is named.
+        """
         # One pass over all of them; the norm may overflow, so the tensors themselves decide.
         if torch.nn.utils.get_total_norm([weight.detach() for weight in weights.values()]).isfinite():
             return
+        space = self.hypernet.space
         for name, weight in weights.items():
-            if not weight.isfinite().all():
-                raise FloatingPointError(
-                    f"The generated weight {name} is not finite at h = ({self.hypernet.space.label(h)}): "
-                    f"{int((~weight.isfinite()).sum())} of {weight.numel()} numbers are NaN or infinite. "
-                    "Lower the learning rate, or clip gradients."
-                )
+            wrong = ~weight.isfinite()
+            if not wrong.any():
+                continue
+            if space.is_batched(h):
+                sample = int(wrong.flatten(1).any(1).nonzero()[0])
+                wrong, h = wrong[sample], {component: value[sample] for component, value in h.items()}
+            raise FloatingPointError(
+                f"The generated weight {name} is not finite at h = ({space.label(h)}): "
+                f"{int(wrong.sum())} of {wrong.numel()} numbers are NaN or infinite. "
+                "Lower the learning rate, or clip gradients."
+            )
+
+    def check_finite_in_step(self, weights: Mapping[str, Tensor], h: Mapping[str, Any]) -> None:
+        """The same, where looking does not make the step wait."""
+        if looked_at(next(iter(weights.values())).device):
+            self.check_finite(weights, h)
 
     def check_finite_at(self, h: Mapping[str, Any]) -> None:
         """Generate the weights of ``h`` and raise FloatingPointError if they are not finite."""
@@ -257,9 +271,7 @@ class Injector:
             weights = dict(zip(self.hypernet.shapes, tensors, strict=True))
         else:
             weights = self.weights(h)
-        # Looking at values waits for a GPU, so there it is left to anomaly detection and the end of each epoch.
-        if torch.is_anomaly_enabled() or next(iter(weights.values())).device.type == "cpu":
-            self.check_finite(weights, h)
+        self.check_finite_in_step(weights, h)
         makers, theta0 = self._sources()
         made_in, theta0_in = [*map(_state, makers)], {id(p): _state(p) for p in theta0}
         self._generated = Generated(
@@ -348,6 +360,14 @@ class Injector:
         for name in path:
             module = module._modules[name]  # type: ignore[assignment]
         return module
+
+
+def looked_at(device: torch.device) -> bool:
+    """Whether values on a device are looked at in each step.
+
+    That waits for a GPU, so there it is left to anomaly detection and the end of each epoch.
+    """
+    return device.type == "cpu" or torch.is_anomaly_enabled()
 
 
 def _split(name: str) -> tuple[_Path, str]:

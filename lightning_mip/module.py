@@ -154,7 +154,8 @@ class HyperLightningModule(L.LightningModule):
         if self._current is None:
             self._check_not_a_child()
             return self.primary(*args, **kwargs)
-        return run_per_sample(self._injector, self.h, args, kwargs)
+        # Not self.h: its values are on the device already, and checking them would wait for it.
+        return run_per_sample(self._injector, self._current, args, kwargs)
 
     @at_predict_h
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
@@ -297,7 +298,7 @@ class HyperLightningModule(L.LightningModule):
 
     def check_finite(self) -> None:
         """Raise FloatingPointError if the weights at the current ``h`` are not finite, naming the tensor."""
-        self._injector.check_finite_at(self._injector.h or self.space.center())
+        self._injector.check_finite_at(self._current or self._injector.h or self.space.center())
 
     def check_used(self) -> None:
         """Warn if no gradient has reached the generated weights."""

@@ -32,6 +32,7 @@ def run_per_sample(injector: Injector, h: Mapping[str, Tensor], args: tuple[Any,
         ValueError: the batch and ``h`` differ in size, BatchNorm is in training mode, there is a recurrent layer, or a
             sparse embedding to train, or the network replaces a buffer.
         RuntimeError: the network has something else that torch.vmap cannot run.
+        FloatingPointError: a generated weight is NaN or infinite.
     """
     _check_layers(injector.root)
     size = len(next(iter(h.values())))
@@ -49,6 +50,8 @@ def run_per_sample(injector: Injector, h: Mapping[str, Tensor], args: tuple[Any,
 
     in_dims = (0, tree_map(_batch_dim, args), tree_map(_batch_dim, kwargs))
     weights = injector.weights(h)
+    if not torch.compiler.is_compiling():
+        injector.check_finite_in_step(weights, h)
     with (
         _buffers_kept(injector.root),
         _without_fast_path(),

@@ -1,9 +1,13 @@
-"""What every test starts from and leaves behind: seeds, environment, process group, and a quiet Trainer."""
+"""What every test starts from and leaves behind: seeds, environment, process group, and a quiet Trainer.
+
+And what a run tells of the matrix: here, as a conftest of its folder is not loaded where workers run the tests.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,3 +56,12 @@ def trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
         return L.Trainer(**{**defaults, **arguments})
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell how many cells of the support matrix were tested, and what they are."""
+    passed = [dict(report.user_properties).get("cell") for report in terminalreporter.stats.get("passed", [])]
+    found = Counter(status for status in passed if status)
+    if found:
+        each = ", ".join(f"{found[status]} {status}" for status in ("right", "refused", "not applicable"))
+        terminalreporter.write_line(f"support matrix: {found.total()} cells tested, {each}")

@@ -11,11 +11,15 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lightning_mip as mip
 from lightning_mip.finite import EVERY, LossWatch
-from tests.tasks import SMALL, Net, Task, drawn, loader, make, sequence
+from lightning_mip.injection import looked_at, the_injector
+from lightning_mip.per_sample import run_per_sample
+from tests.module_kinds import exactly
+from tests.tasks import BATCH, BATCHES, SMALL, Net, Task, drawn, loader, make, sequence
 
 # What Lightning does is ignored by module in the settings, which pytest.warns does not keep.
 pytestmark = pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated")
@@ -145,3 +149,87 @@ def test_looking_does_not_wait_for_the_device() -> None:
             watch.see(trainer, torch.tensor(float("nan")), space, {"lam": torch.tensor(0.5)})
     with pytest.raises(AssertionError, match="a number was read"), NoWaiting():
         watch.check(trainer, space)
+
+
+class PerSample(mip.HyperLightningModule):
+    """Each sample at its own h; after some batch a parameter of the network is undefined."""
+
+    worst_after = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch[0]).square().mean()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.worst_after:
+            with torch.no_grad():
+                self.primary.last.bias[0] = float("nan")
+
+
+# The step in which they are generated, or the end of the epoch, which looks once more.
+@pytest.mark.parametrize("worst_after", [0, BATCHES - 1])
+def test_a_weight_that_is_not_finite_is_named_with_the_h_of_the_first_sample_that_has_it(
+    trainer: Trainers, worst_after: int
+) -> None:
+    model = PerSample(Net(), {"lam": mip.Uniform(0, 1)}, hypernet=SMALL, per_sample=True)
+    model.worst_after = worst_after
+    with pytest.raises(FloatingPointError) as caught:
+        trainer(max_epochs=1).fit(model, loader())
+    seen = min(worst_after + 1, BATCHES - 1)
+    lam = float(model.space.sample(seed=0, step=seen, n=BATCH)["lam"][0])
+    assert str(caught.value) == (
+        f"The generated weight last.bias is not finite at h = (lam={lam:g}): 1 of 2 numbers are NaN or infinite. Lower "
+        "the learning rate, or clip gradients."
+    )
+
+
+def of_half(hyper: nn.Module, given: Any, deltas: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Changes that are infinite in one tensor, where lam is a half."""
+    wrong = torch.where(given[0]["lam"] == 0.5, float("inf"), 0.0)[:, None]
+    return {**deltas, "first.bias": deltas["first.bias"] + wrong}
+
+
+def test_of_a_batch_the_sample_that_is_not_finite_is_found() -> None:
+    net = Net()
+    mip.hypernetize(net, {"lam": mip.Uniform(0, 1)}, **SMALL).register_forward_hook(of_half)
+    text = (
+        "The generated weight first.bias is not finite at h = (lam=0.5): 5 of 5 numbers are NaN or infinite. Lower the "
+        "learning rate, or clip gradients."
+    )
+    with pytest.raises(FloatingPointError, match=exactly(text)):
+        run_per_sample(the_injector(net), {"lam": torch.tensor([0.25, 0.5, 1.0])}, (torch.ones(3, 3),), {})
+
+
+def run_on(device: str, per_sample: bool) -> None:
+    """Run a training batch with tensors that are on a device and have no values: whoever reads one gets an error."""
+    model = PerSample(Net(), {"lam": mip.Uniform(0, 1)}, hypernet=SMALL, per_sample=per_sample)
+    model._device = torch.device(device, 0)
+    with FakeTensorMode(), torch.no_grad():
+        for module in model.modules():
+            for name, old in module._parameters.items():
+                module._parameters[name] = nn.Parameter(torch.empty(old.shape, device=device))
+            for name, old in module._buffers.items():
+                module._buffers[name] = torch.empty(old.shape, device=device)
+        # Drawn on the CPU; of a single number the mode knows the value there.
+        model.start_batch({"lam": torch.tensor([0.5] if per_sample else 0.5)})
+        model(torch.ones(1, 3, device=device))
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_on_a_gpu_generated_weights_are_not_looked_at_in_a_step(per_sample: bool) -> None:
+    run_on("cuda", per_sample)
+    with pytest.raises(DataDependentOutputException):
+        run_on("cpu", per_sample)
+
+
+@pytest.mark.parametrize(
+    ("device", "anomaly", "expected"),
+    [
+        ("cpu", False, True),
+        ("cpu", True, True),
+        ("cuda", False, False),
+        ("cuda", True, True),
+    ],
+)
+def test_with_anomaly_detection_they_are(device: str, anomaly: bool, expected: bool) -> None:
+    with torch.autograd.set_detect_anomaly(anomaly):
+        assert looked_at(torch.device(device)) is expected

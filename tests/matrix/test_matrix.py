@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The verbose parameter is deprecated"),
 ]
 
+ROOT = Path(__file__).parents[2]
 SLOW = {("deep", "compile"), ("deep", "export")}
 CELLS = [
     pytest.param(row, column, id=f"{column}-{row}", marks=[pytest.mark.slow] if (row, column) in SLOW else [])
@@ -43,6 +46,21 @@ def test_a_cell_is_what_the_table_says(
     else:
         check(kind, tmp_path)
     record_property("cell", status(row, column))
+
+
+@pytest.mark.slow
+def test_a_run_by_workers_tells_how_many_cells_it_tested() -> None:
+    # All but this folder is left out, as collecting takes long, but by name the folder's own conftest would be found.
+    others = [f"--ignore={path}" for path in (ROOT / "tests").iterdir() if path.name not in ("conftest.py", "matrix")]
+    chosen = "eager-linear_root or eager-lazy_after_a_forward or eager-scripted_excluded or eager-complex"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", "1", *others, "-k", chosen],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert "support matrix: 5 cells tested, 4 right, 1 refused, 0 not applicable" in done.stdout, done.stdout
 
 
 def test_every_exception_is_of_a_cell_that_exists() -> None:
