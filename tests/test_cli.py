@@ -173,6 +173,19 @@ def test_the_package_runs_as_a_module() -> None:
     assert done.stdout.startswith("usage: lightning-mip")
 
 
+def test_the_users_modules_are_found_from_the_working_directory_wherever_the_config_is(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "my_project.py").write_text("from tests.tasks import Evaluated as Mine\n")
+    text = Path(REGRESSION).read_text()
+    assert "tests.tasks.Evaluated" in text
+    (tmp_path / "configs" / "run.yaml").write_text(text.replace("tests.tasks.Evaluated", "my_project.Mine"))
+    # As a console script does, which puts its own folder on the path and not the working directory.
+    start = f"import sys; sys.path[0] = {str(ROOT)!r}; from lightning_mip.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", start, "validate", "--config", "configs/run.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_console_script_is_the_same_and_ends_with_status_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, name = scripts["lightning-mip"].partition(":")

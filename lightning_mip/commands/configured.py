@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -76,9 +77,10 @@ def configured(args: Sequence[str], command: str) -> tuple[Any, Any, Any]:
 
 
 def _made(kind: type[_CLI], args: Sequence[str], **arguments: Any) -> LightningCLI:
-    # Unlike `python -m`, a console script does not look for the user's modules in the working directory.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    # Unlike `python -m`, a console script does not look for the user's modules in the working directory. Its name is
+    # given, as "" would mean the config's folder while jsonargparse reads that.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     # Calling it from a script that has arguments of its own is what `args` is for.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     return kind(

@@ -73,6 +73,11 @@ class Matter:
         scale = max(abs(score), abs(self.right))
         return worse / scale if scale else 0.0
 
+    def worse(self, score: float) -> float | None:
+        """How much worse a score is, as a share of that of the right ``h``; None where that one is 0."""
+        worse = score - self.right if self.mode == "min" else self.right - score
+        return worse / abs(self.right) if self.right else None
+
     @property
     def noise_share(self) -> float:
         """The noise, relative as the gap is."""

@@ -45,8 +45,8 @@ def _scores(matter: Matter) -> list[str]:
     lines = [f"{title:<{width + 2}}{'':>12}{'worse by':>11}"]
     for name, score in rows.items():
         if score is not None:
-            worse = "" if name == "weights of the right h" else f"{matter.relative(score):>+11.2%}"
-            lines.append(f"  {name:<{width}}{score:>12.5g}{worse}")
+            worse = None if name == "weights of the right h" else matter.worse(score)
+            lines.append(f"  {name:<{width}}{score:>12.5g}" + ("" if worse is None else f"{worse:>+11.2%}"))
     return lines
 
 

@@ -105,7 +105,7 @@ def of_step(found: Diagnosis) -> str | None:
         return f"one step of {step.optimizer} does not move the plain network, so there is nothing to compare with."
     text = f"theta(h) moves {step.factor:.2g} times as far in a step of {step.optimizer} as the plain network"
     if 1 / _STEP <= step.factor <= _STEP:
-        return f"{text}: lr {step.lr:g} means what it means there."
+        return f"{text} (within a factor of {_STEP:g}): lr {step.lr:g} means what it means there."
     advice = "Lower lr, or the scale of delta" if step.factor > 1 else "Raise lr"
     return f"{text}: at lr {step.lr:g} it trains as if at {step.lr * step.factor:.2g}. {advice}."
 
@@ -128,10 +128,11 @@ def of_scale(found: Diagnosis) -> str:
 
 def _components(found: Diagnosis) -> str:
     """Which of several components the network listens to."""
-    each = {name: score for name, score in found.matter.components.items() if score is not None}
+    shares = {n: found.matter.worse(score) for n, score in found.matter.components.items() if score is not None}
+    each = {name: share for name, share in shares.items() if share is not None}
     if len(found.h) < 2 or kind(found) in ("dead", "constant", "unread") or not each:
         return ""
-    worse = ", ".join(f"{name} {found.matter.relative(score):+.1%}" for name, score in each.items())
+    worse = ", ".join(f"{name} {share:+.1%}" for name, share in each.items())
     return f" Worse with one component shuffled: {worse}."
 
 
