@@ -1,10 +1,10 @@
 """Does a hypernetized network train at the learning rate of the plain one? Sensitivity to it, and what moves it.
 
     python -m benchmarks.update_matching lr --optimizer adam --out docs/benchmarks/matching_lr_adam.md
-    python -m benchmarks.update_matching edge|depth|trunk|init|share|shifted|final --out ...
+    python -m benchmarks.update_matching edge|depth|trunk|init|share|shifted|heads|final --out ...
 
 Digits at 14 x 14 (4000 for training), deep networks all of whose weights are generated. In all studies but ``shifted``
-the labels do not depend on h, so that the plain network is the measure; in ``shifted`` they depend on nothing more.
+and ``heads`` the labels do not depend on h, so that the plain network is the measure; in those two, h shifts them.
 
 * ``lr``: 12 convolutions without norm layers; six learning rates; plain, ours, published MIP, HyperLight.
 * ``edge``: the highest of those rates, with more seeds (``--seeds 8``).
@@ -12,6 +12,7 @@ the labels do not depend on h, so that the plain network is the measure; in ``sh
 * ``trunk``: last widths 8 to 256, depths of the trunk, dimensions of h.
 * ``init``: how large ``delta`` is at the start. ``share``: how far the hypernetwork moves theta.
 * ``shifted``: three convolutions, labels shifted by h, the rate decaying to zero; learning rates, a wider trunk.
+* ``heads``: the same with each kind of head, at two lengths of training: how fast does each learn what h does?
 * ``final``: 12 plain convolutions and VGG-16's layers until they learn no more: accuracy, and steps to reach it.
 """
 
@@ -56,6 +57,7 @@ RATES = {"adam": (1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1e-2), "sgd": (1e-3, 3e-3, 1e-2,
 BATCH = 64
 TRUNKS = ((16, 32),)
 SMALL_SHARE = 0.1
+HEADS = ("full", mip.LowRank(4), mip.LowRank(16), mip.Chunked(1024))
 # Twice the share of the commonest digit: at most that is what a network gets that has learned nothing.
 COLLAPSED = 0.2
 
@@ -221,6 +223,18 @@ def shifted_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str
     return sections
 
 
+def heads_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) -> list[str]:
+    """Labels that h shifts, by head."""
+    lr = 1e-2 if optimizer == "sgd" else 3e-3
+    base = Setting("ours", "cnn3", optimizer, lr=lr, shift=True, decay=True)
+    rows = {str(head): partial(_for_epochs, _changed(base, options={"head": head})) for head in HEADS}
+    columns = {f"{epochs} epochs": epochs for epochs in (6, 24)}
+    return [
+        f"3 convolutions, labels shifted by h, {optimizer}, cosine decay from {lr:g}",
+        grid_table(rows, columns, digits, seeds, "head"),
+    ]
+
+
 def final_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) -> list[str]:
     """Trained to the end, the learning rate decaying to zero: final accuracy, and the first step near the plain one."""
     sections, every = [], 31
@@ -255,6 +269,10 @@ def _at_rate(setting: Setting, lr: float) -> Setting:
     return _changed(setting, lr=lr)
 
 
+def _for_epochs(setting: Setting, epochs: int) -> Setting:
+    return _changed(setting, epochs=epochs)
+
+
 def _of_network(setting: Setting, network: str) -> Setting:
     return _changed(setting, network=network)
 
@@ -271,6 +289,7 @@ STUDIES = {
     "init": init_study,
     "share": share_study,
     "shifted": shifted_study,
+    "heads": heads_study,
     "final": final_study,
 }
 NOTE = (
