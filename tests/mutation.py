@@ -39,7 +39,7 @@ TESTS = {
     "space": ["test_space"],
     "heads": ["test_heads", "test_head_kinds", "test_low_rank", "test_chunked", "test_hypernetwork"],
     "hypernetwork": ["test_hypernetwork", "test_head_choice", "test_matching", "fuzz/test_found"],
-    "hypernetize": ["test_hypernetize", "test_guards", "fuzz/test_found"],
+    "hypernetize": ["test_hypernetize", "test_guards", "test_report", "fuzz/test_found"],
     "metrics": ["test_metrics", "callbacks/test_per_h_metrics"],
 }
 
