@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import evaluated, the_injector
+from lightning_mip.only_imported import only_imported
 from lightning_mip.own_arguments import arguments_of, is_plain
 from lightning_mip.per_sample import run_per_sample
 from lightning_mip.positive import check_whole
@@ -63,8 +65,9 @@ class HyperLightningModule(L.LightningModule):
         h_from_batch: take ``h`` from the batch instead of drawing it: a function of the batch that returns a mapping,
             or the key of the batch that holds one. Evaluation then runs once per batch, at its own ``h``.
 
-    Checkpoints hold plain data only. A module configured by LightningCLI is rebuilt by ``load_from_checkpoint(path)``;
-    one made in Python takes again what cannot be plain data: ``load_from_checkpoint(path, primary=UNet())``.
+    Checkpoints hold plain data only. A module configured by LightningCLI is rebuilt by ``load_from_checkpoint(path)``
+    where the modules of the classes in its config are imported; one made in Python takes again what cannot be plain
+    data: ``load_from_checkpoint(path, primary=UNet())``.
     """
 
     def __init__(
@@ -206,6 +209,12 @@ class HyperLightningModule(L.LightningModule):
         self._set_hparams({name: value for name, value in given.items() if is_plain(value)})
         self.remove_ignored_hparams([ignore] if isinstance(ignore, str) else list(ignore or ()))
         self._hparams_initial = copy.deepcopy(self._hparams)
+
+    @_restricted_classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Rebuild a module from a checkpoint, as Lightning's method does, and import nothing that only it names."""
+        with only_imported():
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what a checkpoint cannot hold and evaluation needs."""
