@@ -24,6 +24,7 @@ from lightning_mip.callbacks.sample_h import SampleH
 from lightning_mip.checkpoints import GIVEN_AGAIN
 from lightning_mip.ensemble import Ensemble, ensemble
 from lightning_mip.evaluation import GridEvaluation, grid_of
+from lightning_mip.factories import called
 from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
@@ -33,7 +34,6 @@ from lightning_mip.own_arguments import arguments_of, is_plain
 from lightning_mip.per_sample import run_per_sample
 from lightning_mip.positive import check_whole
 from lightning_mip.priors import Prior
-from lightning_mip.shown import on_one_line
 from lightning_mip.space import HSpace
 from lightning_mip.steps import WRAPPERS, at_predict_h, with_sampler
 
@@ -167,13 +167,13 @@ class HyperLightningModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimize theta0 and the hypernetwork together, and match the hypernetwork to the optimizer."""
-        optimizer: torch.optim.Optimizer = _called(
+        optimizer: torch.optim.Optimizer = called(
             "optimizer", self.optimizer or _adam, [p for p in self.parameters() if p.requires_grad]
         )
         self.hypernet.match(optimizer)
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = _called("lr_scheduler", self.lr_scheduler, optimizer)
+        scheduler = called("lr_scheduler", self.lr_scheduler, optimizer)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             monitor = getattr(scheduler, "monitor", "val_loss")
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
@@ -393,13 +393,6 @@ def _attach(
     else:
         arguments["hypernet"] = hypernet
     return hypernetize(primary, space, **arguments)
-
-
-def _called(argument: str, make: Callable[[Any], Any], given: Any) -> Any:
-    try:
-        return make(given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{argument} cannot be made: {on_one_line(str(error))}") from error
 
 
 def _adam(parameters: list[nn.Parameter]) -> torch.optim.Adam:
