@@ -35,9 +35,9 @@ def called(argument: str, make: Callable[[Any], Any], given: Any) -> Any:
     values = made.defaults if isinstance(made, Optimizer) else vars(made)
     for name, default in _arguments_of_torch(type(made)).items():
         if name in values and values[name] is None and default is not None:
-            leave = "" if default is inspect.Parameter.empty else f", or leave it out for {shown(default)}"
             raise ValueError(
-                f"{argument} cannot be made: {type(made).__name__} has None for {name}; give it a value{leave}."
+                f"{argument} cannot be made: {type(made).__name__} has None for {name}, which torch cannot use; give it "
+                "a value, or leave it out if it has a default."
             )
     return made
 

@@ -87,13 +87,15 @@ def test_an_optimizer_with_none_is_refused_or_steps(kind: type, arguments: dict[
             "lr_scheduler",
             lr_scheduler.StepLR,
             {"step_size": 2, "gamma": None},
-            "lr_scheduler cannot be made: StepLR has None for gamma; give it a value, or leave it out for 0.1.",
+            "lr_scheduler cannot be made: StepLR has None for gamma, which torch cannot use; give it "
+            "a value, or leave it out if it has a default.",
         ),
         (
             "lr_scheduler",
             lr_scheduler.ExponentialLR,
             {"gamma": None},
-            "lr_scheduler cannot be made: ExponentialLR has None for gamma; give it a value.",
+            "lr_scheduler cannot be made: ExponentialLR has None for gamma, which torch cannot use; "
+            "give it a value, or leave it out if it has a default.",
         ),
         (
             "lr_scheduler",
@@ -113,7 +115,8 @@ def test_an_optimizer_with_none_is_refused_or_steps(kind: type, arguments: dict[
             "optimizer",
             optim.SGD,
             {"momentum": 0.9, "dampening": None},
-            "optimizer cannot be made: SGD has None for dampening; give it a value, or leave it out for 0.",
+            "optimizer cannot be made: SGD has None for dampening, which torch cannot use; give it a "
+            "value, or leave it out if it has a default.",
         ),
         (
             "optimizer",
@@ -141,7 +144,7 @@ def test_of_a_class_of_ones_own_the_arguments_are_torchs() -> None:
     assert called("lr_scheduler", Own, optimizer).after is None
     with pytest.raises(
         ValueError,
-        match=exactly("lr_scheduler cannot be made: Own has None for gamma; give it a value, or leave it out for 0.1."),
+        match="Own has None for gamma",
     ):
         called("lr_scheduler", lambda given: Own(given, gamma=None), optimizer)
 
