@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -23,15 +24,16 @@ from lightning_mip.callbacks.sample_h import SampleH
 from lightning_mip.checkpoints import GIVEN_AGAIN
 from lightning_mip.ensemble import Ensemble, ensemble
 from lightning_mip.evaluation import GridEvaluation, grid_of
+from lightning_mip.factories import called
 from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import evaluated, the_injector
+from lightning_mip.only_imported import only_imported
 from lightning_mip.own_arguments import arguments_of, is_plain
 from lightning_mip.per_sample import run_per_sample
 from lightning_mip.positive import check_whole
 from lightning_mip.priors import Prior
-from lightning_mip.shown import on_one_line
 from lightning_mip.space import HSpace
 from lightning_mip.steps import WRAPPERS, at_predict_h, with_sampler
 
@@ -63,8 +65,9 @@ class HyperLightningModule(L.LightningModule):
         h_from_batch: take ``h`` from the batch instead of drawing it: a function of the batch that returns a mapping,
             or the key of the batch that holds one. Evaluation then runs once per batch, at its own ``h``.
 
-    Checkpoints hold plain data only. A module configured by LightningCLI is rebuilt by ``load_from_checkpoint(path)``;
-    one made in Python takes again what cannot be plain data: ``load_from_checkpoint(path, primary=UNet())``.
+    Checkpoints hold plain data only. A module configured by LightningCLI is rebuilt by ``load_from_checkpoint(path)``
+    where the modules of the classes in its config are imported; one made in Python takes again what cannot be plain
+    data: ``load_from_checkpoint(path, primary=UNet())``.
     """
 
     def __init__(
@@ -164,13 +167,13 @@ class HyperLightningModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimize theta0 and the hypernetwork together, and match the hypernetwork to the optimizer."""
-        optimizer: torch.optim.Optimizer = _called(
+        optimizer: torch.optim.Optimizer = called(
             "optimizer", self.optimizer or _adam, [p for p in self.parameters() if p.requires_grad]
         )
         self.hypernet.match(optimizer)
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = _called("lr_scheduler", self.lr_scheduler, optimizer)
+        scheduler = called("lr_scheduler", self.lr_scheduler, optimizer)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             monitor = getattr(scheduler, "monitor", "val_loss")
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
@@ -206,6 +209,12 @@ class HyperLightningModule(L.LightningModule):
         self._set_hparams({name: value for name, value in given.items() if is_plain(value)})
         self.remove_ignored_hparams([ignore] if isinstance(ignore, str) else list(ignore or ()))
         self._hparams_initial = copy.deepcopy(self._hparams)
+
+    @_restricted_classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Rebuild a module from a checkpoint, as Lightning's method does, and import nothing that only it names."""
+        with only_imported():
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what a checkpoint cannot hold and evaluation needs."""
@@ -384,13 +393,6 @@ def _attach(
     else:
         arguments["hypernet"] = hypernet
     return hypernetize(primary, space, **arguments)
-
-
-def _called(argument: str, make: Callable[[Any], Any], given: Any) -> Any:
-    try:
-        return make(given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{argument} cannot be made: {on_one_line(str(error))}") from error
 
 
 def _adam(parameters: list[nn.Parameter]) -> torch.optim.Adam:

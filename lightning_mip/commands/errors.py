@@ -28,7 +28,7 @@ _SEARCH = re.compile(
     r"Not a valid subclass of|Subclass types expect one of|a class path \(str\)|a dict with(out)? |$"
 )
 _SHORT = 40  # longer values are whole configs
-_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)|module '(\S+)' has no attribute '(\S+)'")
+_NO_CLASS = re.compile(r"Expected a dot import path string: ([^\s;]+)|module '(\S+)' has no attribute '(\S+)'")
 
 
 class Parser(LightningArgumentParser):
@@ -125,12 +125,18 @@ def _hint(reason: str, kinds: list[str]) -> str:
     if found := _NO_CLASS.search(reason):
         short, module, name = found.groups()
         known = vars(lightning_mip) if short else vars(sys.modules[module]) if module in sys.modules else {}
-        hint = _close(short or name, (key for key, value in known.items() if isinstance(value, type)))
+        classes = [key for key, value in known.items() if isinstance(value, type)]
+        if short in classes:  # jsonargparse says no more of a function's class whose arguments it cannot take
+            return " That class is there; it, or one of its init_args, does not fit here."
+        hint = _close(short or name, classes)
         return hint or (" Give the class as package.module.Class." if short else "")
     if kinds and (option := re.match(r"Option '(.*?)' is not accepted", reason)):
         module, _, name = kinds[-1].rpartition(".")
         kind = getattr(sys.modules.get(module), name, None)
-        return _close(option[1], inspect.signature(kind).parameters) if callable(kind) else ""
+        try:
+            return _close(option[1], inspect.signature(kind).parameters) if callable(kind) else ""
+        except ValueError:  # torch.Tensor and other builtins have none
+            return ""
     return ""
 
 

@@ -9,6 +9,7 @@ import pytest
 from lightning_mip.cli import main
 
 REGRESSION = str(Path(__file__).parents[1] / "configs" / "regression.yaml")
+EVERYTHING = Path(REGRESSION).with_name("everything.yaml")
 TIP = "tip: lightning-mip fit --help shows all arguments."
 MISTAKES = {
     "class": (
@@ -18,6 +19,14 @@ MISTAKES = {
     "short class": (
         ["--model.init_args.h.lam.class_path=Unifrom"],
         "model.h of tests.tasks.Evaluated: Expected a dot import path string: Unifrom. Did you mean 'Uniform'?",
+    ),
+    "argument of a class without a signature": (
+        [
+            "--model.init_args.h.lam.class_path=FromTorch",
+            "--model.init_args.h.lam.init_args.distribution.class_path=torch.distributions.Gumbel",
+            '--model.init_args.h.lam.init_args.distribution.init_args={"loc": {"x": 1}, "scale": 1.0}',
+        ],
+        "model.h.distribution.loc of torch.Tensor: Option 'x' is not accepted; Expected a float.",
     ),
     "argument of a class": (
         ["--model.init_args.primary.init_args.widht=3"],
@@ -51,6 +60,17 @@ def message(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[st
 def test_a_mistake_in_the_arguments_is_told_with_what_exists(mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, told = MISTAKES[mistake]
     assert message(arguments, capsys) == [f"lightning-mip fit: error: {told}", TIP]
+
+
+def test_of_the_class_of_a_function_it_is_told_that_the_name_is_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(EVERYTHING.read_text().replace("norm: layer", "norm: x"))
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={config}"])
+    told = "model: Expected a dot import path string: HyperNetwork. That class is there; it, or one of its init_args, "
+    assert f"lightning-mip fit: error: {told}does not fit here.\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mistake", REFUSED)

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def command(arguments: list[str], *names: str) -> Any:
         return None
     assert status == 2
     lines = [line for line in told.getvalue().splitlines() if not line.startswith(("Seed set", "Restoring states"))]
-    return check_text("\n".join(lines), names)
+    return check_text("\n".join(lines), names or ("",))
 
 
 plain: st.SearchStrategy[Any] = st.one_of(
@@ -98,43 +99,82 @@ FURTHER = ["eval_grid", "predict_h", "draws_per_batch", "per_sample", "h_from_ba
 INSIDE = ["hidden_sizes", "norm", "dropout", "head", "encoding", "encoding_norm", "residual", "init", "scale", "trunk"]
 
 
+# What stands for the argument above it.
+PARTS = ("class_path", "init_args")
+# What else an error about an argument may call it: what it is, or what it holds.
+ALSO = {
+    "include": ["pattern"],
+    "exclude": ["pattern"],
+    "predict_h": ["h"],
+    "eval_grid": ["h", "grid"],
+    "h_from_batch": ["h"],
+    "encoding_norm": ["encoding norm"],
+    "primary": ["nothing to generate"],
+    # Without a class_path they may be made, but lack what a run needs.
+    "model": ["training_step"],
+    "data": ["train_dataloader"],
+}
+
+
+def called(path: tuple[Any, ...]) -> list[str]:
+    """What an error may call the innermost argument on a path; a component of h also by what it is a component of."""
+    arguments = [part for part in path if isinstance(part, str) and part not in PARTS]
+    # jsonargparse does not say which argument of the class that stands for hypernet it is.
+    inside = ["HyperNetwork"] if "hypernet" in arguments else []
+    inside += [name for name in ("h", "predict_h") if name in arguments]
+    return [arguments[-1], *inside, *ALSO.get(arguments[-1], [])]
+
+
+def itself(value: Any) -> list[str]:
+    """What an error may call a value: a text, or the class that it names, as it is given."""
+    named = value.get("class_path") if isinstance(value, dict) else value
+    return [named] if isinstance(named, str) and named else []
+
+
 @st.composite
 def mutated(draw: st.DrawFn, config: Any) -> tuple[Any, list[str]]:
-    """A config with one place changed, and the names that an error about that may hold."""
+    """A config with one place changed, and the words of which an error about that has to hold one."""
     config = copy.deepcopy(config)
     model = config["model"]["init_args"]
     where = draw(st.integers(0, 3))
     if where == 0:
         name = draw(st.sampled_from(FURTHER))
-        model[name] = draw(plain)
-        return config, [name, "h has", "h["]
+        model[name] = value = draw(plain)
+        return config, [*called((name,)), *itself(value)]
     if where == 1 and "class_path" not in model["hypernet"]:
         name = draw(st.sampled_from(INSIDE))
-        model["hypernet"][name] = draw(plain)
-        return config, [name, "hypernet", "HyperNetwork", "encoding norm"]
+        model["hypernet"][name] = value = draw(plain)
+        return config, [*called((name,)), *itself(value)]
     path = draw(st.sampled_from([path for path in paths(config) if path[0] != "trainer"]))
     holder, key = place(config, path), path[-1]
     change = draw(st.sampled_from(["replace", "replace", "drop", "rename", "list", "nest"]))
+    names = called(path)
     if change == "replace":
-        holder[key] = draw(plain)
+        holder[key] = value = draw(plain)
+        names += itself(value)
     elif change == "drop":
         del holder[key]
     elif change == "rename" and isinstance(holder, dict):
-        holder[draw(texts.filter(str.isprintable) | st.just(f"{key}s"))] = holder.pop(key)
+        new = draw(texts.filter(str.isprintable) | st.just(f"{key}s"))
+        holder[new] = holder.pop(key)
+        names += [new, str(yaml.safe_load(yaml.safe_dump(new)))]
     elif change == "list":
         holder[key] = [holder[key]]
     else:
         holder[key] = {key: holder[key]}
-    return config, [str(part) for part in path]
+    if key == "class_path" and isinstance(holder.get(key), dict | list):
+        names.append("unhashable type")  # all that jsonargparse says
+    return config, names
 
 
 def fits(config: Any, names: list[str]) -> None:
     config["trainer"] = {**REGRESSION["trainer"], **SHORT}
     Path("fuzz.yaml").write_text(yaml.safe_dump(config))
-    # Names of classes stand for what is made of them; a missing argument may be the value that another class expects.
-    also = ["class_path", "init_args", "model", "data", "Uniform", "Normal", "Categorical", "Simplex", "h "]
-    done = command(["fit", "--config=fuzz.yaml"], *names, *also)
-    if done is not None and not isinstance(done, Refused):
+    done = command(["fit", "--config=fuzz.yaml"])
+    if isinstance(done, Refused):
+        words = [rf"(?<!\w){re.escape(name)}(?!\w)" for name in names]
+        assert any(re.search(word, done.text) for word in words), f"none of {names} is named: {done.text}"
+    elif done is not None:
         assert done.trainer.state.finished
         assert all(parameter.isfinite().all() for parameter in done.model.parameters())
 

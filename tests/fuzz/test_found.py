@@ -161,7 +161,7 @@ FOUND: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "optimizer": (
         lambda: fitted(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=-1)),
         ValueError,
-        "optimizer cannot be made: Invalid learning rate: -1",
+        "optimizer cannot be made: SGD(lr=-1): Invalid learning rate: -1",
     ),
     "lr_scheduler": (
         lambda: fitted(lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer)),
