@@ -57,7 +57,7 @@ RATES = {"adam": (1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1e-2), "sgd": (1e-3, 3e-3, 1e-2,
 BATCH = 64
 TRUNKS = ((16, 32),)
 SMALL_SHARE = 0.1
-HEADS = ("full", mip.LowRank(4), mip.LowRank(16), mip.Chunked(1024))
+HEADS = ("full", mip.LowRank(4), mip.LowRank(8), mip.Chunked(1024))
 # Twice the share of the commonest digit: at most that is what a network gets that has learned nothing.
 COLLAPSED = 0.2
 

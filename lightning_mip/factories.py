@@ -15,6 +15,12 @@ from lightning_mip.shown import shown
 _OF_VALUES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 
+def check_makes(argument: str, make: object, example: str) -> None:
+    """Raise TypeError where what should make an optimizer or a scheduler is one already, or something else."""
+    if make is not None and not callable(make):
+        raise TypeError(f"{argument} is of type {type(make).__name__}, expected what makes one, such as {example}.")
+
+
 def called(argument: str, make: Callable[[Any], Any], given: Any) -> Any:
     """What ``make(given)`` makes.
 
@@ -36,8 +42,8 @@ def called(argument: str, make: Callable[[Any], Any], given: Any) -> Any:
     for name, default in _arguments_of_torch(type(made)).items():
         if name in values and values[name] is None and default is not None:
             raise ValueError(
-                f"{argument} cannot be made: {type(made).__name__} has None for {name}, which torch cannot use; give it "
-                "a value, or leave it out if it has a default."
+                f"{argument} cannot be made: {type(made).__name__} has None for {name}, which torch cannot use; give "
+                "it a value, or leave it out if it has a default."
             )
     return made
 

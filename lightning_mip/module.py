@@ -24,7 +24,7 @@ from lightning_mip.callbacks.sample_h import SampleH
 from lightning_mip.checkpoints import GIVEN_AGAIN
 from lightning_mip.ensemble import Ensemble, ensemble
 from lightning_mip.evaluation import GridEvaluation, grid_of
-from lightning_mip.factories import called
+from lightning_mip.factories import called, check_makes
 from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
@@ -92,6 +92,10 @@ class HyperLightningModule(L.LightningModule):
             raise ValueError(
                 f"draws_per_batch is {draws_per_batch}, expected at least 1, and 1 with per_sample or h_from_batch."
             )
+        check_makes("optimizer", optimizer, "lambda parameters: torch.optim.Adam(parameters, 1e-3)")
+        check_makes(
+            "lr_scheduler", lr_scheduler, "lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)"
+        )
         space = h if isinstance(h, HSpace) else HSpace(h)
         self.save_hyperparameters(frame=inspect.currentframe())
         self.primary = primary

@@ -12,6 +12,7 @@ import yaml
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
+import lightning_mip as mip
 from lightning_mip.cli import main
 from lightning_mip.factories import called
 from tests.module_kinds import exactly
@@ -176,3 +177,25 @@ def test_null_in_a_config_ends_in_a_line(
     told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Seed set")]
     assert told[0].startswith(f"lightning-mip fit: error: lr_scheduler cannot be made: {text}")
     assert len(told) <= 3
+
+
+@pytest.mark.parametrize(
+    ("argument", "given", "text"),
+    [
+        (
+            "optimizer",
+            optim.SGD(weights(), lr=0.1),
+            "optimizer is of type SGD, expected what makes one, such as lambda parameters: "
+            "torch.optim.Adam(parameters, 1e-3).",
+        ),
+        (
+            "lr_scheduler",
+            "cosine",
+            "lr_scheduler is of type str, expected what makes one, such as lambda optimizer: "
+            "torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99).",
+        ),
+    ],
+)
+def test_what_is_no_call_is_refused_when_the_module_is_made(argument: str, given: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=exactly(text)):
+        mip.HyperLightningModule(nn.Linear(1, 1), {"lam": mip.Uniform(0, 1)}, **{argument: given})
