@@ -11,7 +11,8 @@ import lightning as L
 import pytest
 import pytorch_lightning as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from torch import nn
 
 import lightning_mip as mip
 from tests import processes
@@ -76,3 +77,40 @@ def fit(folder: Path, subject: str) -> None:
 def test_a_trainer_of_two_processes_refuses_it_on_both(tmp_path: Path, subject: str) -> None:
     processes.run(2, fit, tmp_path, subject)
     assert {path.name for path in tmp_path.iterdir()} == {"refused0", "refused1"}
+
+
+class Tokens(L.LightningModule):
+    """Somebody else's module with a sparse embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lam = 0.5
+        self.net = nn.Sequential(nn.Embedding(7, 3, sparse=True), nn.Linear(3, 2))
+
+
+def tokens(exclude: list[str]) -> dict[str, tuple[Any, Any]]:
+    """Both ways in."""
+    plugin = mip.Hypernetize("net", h={"lam": mip.Uniform(0, 1)}, exclude=exclude, **SMALL)
+    model = make(Evaluated, Tokens().net, exclude=exclude)
+    return {"subclass": (model, mip.SampleH()), "plugin": (Tokens(), plugin)}
+
+
+def set_up(way: str, exclude: list[str], strategy: Any, stage: str) -> None:
+    module, callback = tokens(exclude)[way]
+    callback.setup(SimpleNamespace(strategy=strategy, callbacks=[callback]), module, stage)
+
+
+@pytest.mark.parametrize("way", ["subclass", "plugin"])
+def test_ddp_with_a_sparse_embedding_is_refused(way: str) -> None:
+    ddp = DDPStrategy()
+    ddp._launcher = None
+    with pytest.raises(MisconfigurationException) as refused:
+        set_up(way, [], ddp, "fit")
+    assert str(refused.value) == (
+        "0.weight is of a sparse embedding, whose gradient DDP expects to be sparse, but it is generated, and "
+        "gradients of generated weights are dense; build it with sparse=False, or exclude='0.weight'."
+    )
+    set_up(way, ["0.weight"], ddp, "fit")
+    set_up(way, [], ddp, "validate")
+    alone = SingleDeviceStrategy("cpu")
+    set_up(way, [], alone, "fit")

@@ -35,6 +35,7 @@ from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import Injector, injectors
 from lightning_mip.priors import Prior
 from lightning_mip.probe import StepProbe, replaced, same
+from lightning_mip.sharding import check_dense_gradients
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 from lightning_mip.surroundings import check_module, check_no_early_copy, check_order, check_strategy
@@ -115,6 +116,8 @@ class Hypernetize(L.Callback):
         made_later = overrides(pl_module, "setup") or overrides(pl_module, "configure_model")
         if not made_later or self._is_there(pl_module):
             self._attach(pl_module)
+            if stage == "fit":
+                check_dense_gradients(trainer, self.injector)
         else:
             check_no_early_copy(trainer)
         if made_later:  # or made anew, as a setup may do at the beginning of each run

@@ -13,7 +13,7 @@ from lightning_mip.draws import STRATEGIES
 from lightning_mip.finite import LossWatch
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.positive import check_whole
-from lightning_mip.sharding import check_whole_parameters
+from lightning_mip.sharding import check_dense_gradients, check_whole_parameters
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 
@@ -72,6 +72,8 @@ class SampleH(L.Callback):
                 "plug-in instead: Hypernetize(..., sampler=SampleH(...))."
             )
         check_whole_parameters(trainer, pl_module)
+        if stage == "fit":
+            check_dense_gradients(trainer, pl_module._injector)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Match the optimizer; refuse ones that leave out the hypernetwork, such as one of the primary alone."""

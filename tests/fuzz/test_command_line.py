@@ -162,8 +162,8 @@ def mutated(draw: st.DrawFn, config: Any) -> tuple[Any, list[str]]:
         holder[key] = [holder[key]]
     else:
         holder[key] = {key: holder[key]}
-    if key == "class_path" and isinstance(holder.get(key), dict | list):
-        names.append("unhashable type")  # all that jsonargparse says
+    if key == "class_path" and not isinstance(holder.get(key), str | None):
+        names += ["unhashable type", "callable object"]  # all that jsonargparse says
     return config, names
 
 

@@ -20,7 +20,9 @@ checkpointing inside would not tell one h from another). **no**: refused by an e
 
 Quantization-aware layers and those of a dtype of their own are trained in that dtype, and the reference of the former
 is in float32, as rounding is what they do. The LoRA layers are written by hand as peft writes them; peft itself, with
-all that it depends on, was not run. `compile` is by the `aot_eager` backend, and by inductor for a few rows.
+all that it depends on, was not run. `compile` is by the `aot_eager` backend, and by inductor for a few rows. That
+the second `h` does not compile anything again is checked where torch makes one graph of the network; of these rows
+it makes several, with Python between them, and nothing is checked: {in_parts}.
 """
 
 
@@ -46,7 +48,10 @@ def page() -> str:
         lines.append(f"| {kind.says} | {' | '.join(cells)} |")
     total = ", ".join(f"{count} {name}" for name, count in counts().items())
     numbered = [f"{number}. {note}" for number, note in enumerate(notes, start=1)]
-    return "\n".join([_ABOUT, f"{len(ROWS) * len(COLUMNS)} cells: {total}.", "", *lines, "", *numbered, ""])
+    in_parts = "; ".join(kind.says for kind in ROWS.values() if not kind.whole)
+    return "\n".join(
+        [_ABOUT.format(in_parts=in_parts), f"{len(ROWS) * len(COLUMNS)} cells: {total}.", "", *lines, "", *numbered, ""]
+    )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,19 @@ def cannot_be_exported(kind: Kind) -> None:
     net.eval()
     with torch.no_grad(), pytest.raises(TypeError, match="positional arguments"):
         torch.export.export(net, inputs).module()(*inputs)
+
+
+def cannot_run_once_exported(kind: Kind) -> None:
+    net, inputs = kind.build()
+    net.eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = io.BytesIO()
+        torch.export.save(torch.export.export(net, inputs), file)
+        file.seek(0)
+        program = torch.export.load(file).module()
+        with pytest.raises(RuntimeError, match="Trying to resize storage that is not resizable"):
+            program(*inputs)
 
 
 def rounds_as_much(kind: Kind) -> None:

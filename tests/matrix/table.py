@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from tests.matrix import network_columns as network
 from tests.matrix import plain
@@ -140,7 +141,11 @@ EXCEPTIONS: dict[tuple[str, str], Refused | NotApplicable] = {
     ("attention", "per sample"): NotApplicable(
         "its samples are the second dimension; see the row with the batch first", plain.has_samples_second
     ),
-    ("sparse_embedding", "DDP"): Refused(RuntimeError, "Expected variable to have sparse gradient."),
+    ("sparse_embedding", "DDP"): Refused(
+        MisconfigurationException,
+        "weight is of a sparse embedding, whose gradient DDP expects to be sparse, but it is generated, and gradients "
+        "of generated weights are dense; build it with sparse=False, or exclude='weight'.",
+    ),
     ("checkpoint_reentrant", "DDP"): Refused(
         RuntimeError,
         "Activation checkpointing with use_reentrant=True runs a backward for each of its parts, and several processes "
@@ -149,7 +154,10 @@ EXCEPTIONS: dict[tuple[str, str], Refused | NotApplicable] = {
     ),
     ("spectral_norm_hook", "checkpointing"): _REWRITTEN,
     ("quantization_aware", "checkpointing"): _REWRITTEN,
-    ("quantization_aware", "export"): Refused(RuntimeError, "Trying to resize storage that is not resizable"),
+    ("quantization_aware", "export"): NotApplicable(
+        "a program of it, read back from its file, resizes buffers, which torch refuses",
+        plain.cannot_run_once_exported,
+    ),
     ("deep", "bf16-true"): NotApplicable(
         "bfloat16 rounds as much in the plain network of so many layers", plain.rounds_as_much
     ),
