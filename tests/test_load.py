@@ -10,9 +10,11 @@ import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.backends.debugging import aot_eager
+from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
 import lightning_mip as mip
-from tests.tasks import Evaluated, Net, loader
+from tests.tasks import Evaluated, Net, Task, loader
 
 QUIET = {"logger": False, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 PAGE = 4096
@@ -48,6 +50,47 @@ def test_memory_tensors_and_logged_names_stay_the_same_over_thousands_of_steps()
     assert memory[-1] <= 1.01 * memory[1]
     assert tensors[-1] <= tensors[1] + 5
     assert names[-1] == names[1]
+
+
+class NoNewCode(L.Callback):
+    """From a batch on, makes an error of what torch.compile would have to compile again; counts what it keeps."""
+
+    def __init__(self, network: nn.Module, after: int) -> None:
+        self.network, self.after, self.kept = network, after, list[int]()
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.after:
+            torch.compiler.set_stance("fail_on_recompile")
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.kept.append(len(_debug_get_cache_entry_list(type(self.network).forward.__code__)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo looks at it
+def test_compiled_networks_are_not_compiled_again_over_hundreds_of_steps() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    model = Task(Net(), {"lam": mip.Uniform(0, 1)}, hypernet={"hidden_sizes": [4]})
+    model.primary.compile(backend=backend, fullgraph=True)
+    watch = NoNewCode(model.primary, after=3)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    try:
+        # Every batch at another h, with weights that an optimizer has changed since the last one.
+        trainer = L.Trainer(max_steps=500, callbacks=[watch], **QUIET, enable_checkpointing=False)
+        trainer.fit(model, loader(2000, 4))
+    finally:
+        torch.compiler.set_stance("default")
+        torch.compiler.reset()
+    assert len(watch.kept) == 500
+    assert len(graphs) == 1
+    assert set(watch.kept) == {watch.kept[0]}
+    assert not any(map(torch.equal, before, model.parameters()))
 
 
 @pytest.mark.slow
