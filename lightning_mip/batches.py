@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import inspect
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from lightning_mip.shown import shown
@@ -35,6 +38,27 @@ def inputs_of(network: nn.Module, batch: Any) -> tuple[Any, ...]:
         p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
     return tuple(batch[: max(len(required), 1)])
+
+
+def copied(batch: Any) -> Any:
+    """A batch whose tensors and containers a step may write to, and the given one stays as it is."""
+    if isinstance(batch, np.ndarray):
+        return batch.copy()
+    if hasattr(batch, "clone"):  # a tensor, or what stands for several: a TensorDict, a graph
+        return batch.clone()
+    if isinstance(batch, MutableMapping):
+        result = copy.copy(batch)  # of the same class
+        result.update({key: copied(value) for key, value in batch.items()})
+        return result
+    if isinstance(batch, (list, tuple)):
+        values = [copied(value) for value in batch]
+        return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        result = copy.copy(batch)
+        for field in dataclasses.fields(batch):
+            object.__setattr__(result, field.name, copied(getattr(batch, field.name)))  # also where it is frozen
+        return result
+    return batch
 
 
 def split_batch(batch: Any, parts: int) -> list[tuple[Any, int]]:

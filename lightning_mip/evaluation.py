@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric, MetricCollection
 
+from lightning_mip.batches import copied
 from lightning_mip.generation import Generated
 from lightning_mip.injection import Injector
 from lightning_mip.metrics import MeanOfMetrics
@@ -73,8 +74,12 @@ class GridEvaluation:
         """Whether a hook is running at one ``h``."""
         return self._active
 
-    def run(self, hook: Callable[[], Any]) -> list[Any]:
-        """Run a hook once per grid point and log the means of what it logs; returns its outputs."""
+    def run(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Run a hook once per grid point and log the means of what it logs; returns its outputs.
+
+        A hook may write to its batch: all points but the last, whose writes are those of a run without a grid, get a
+        copy of the arguments.
+        """
         if not self._states:  # not before: the module may have begun anew in on_validation_start
             self._states = [self._state().clone() for _ in self.grid]
             self._outer = _attributes(self.module)
@@ -82,8 +87,9 @@ class GridEvaluation:
         logs = _Logs(self.module.log, self.labels)
         outputs = []
         for index in range(len(self.grid)):
+            own = copied((args, kwargs)) if index + 1 < len(self.grid) else (args, kwargs)
             with self._at(index, logs):
-                outputs.append(hook())
+                outputs.append(hook(*own[0], **own[1]))
         logs.log_means()
         return outputs
 

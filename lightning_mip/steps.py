@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lightning as L
 
-from lightning_mip.batches import split_batch
+from lightning_mip.batches import copied, split_batch
 from lightning_mip.callbacks.sample_h import SampleH
 from lightning_mip.probe import parameters_kept, watch
 
@@ -55,7 +55,7 @@ def on_grid(step: _Method) -> _Method:
         evaluation.watched |= watched
         guard = watch(self, self.primary) if watched else nullcontext()
         with parameters_kept(self, name) if "_epoch_" in name else guard:
-            return evaluation.run(functools.partial(step, self, *args, **kwargs))
+            return evaluation.run(functools.partial(step, self), *args, **kwargs)
 
     return run  # type: ignore[return-value]
 
@@ -71,7 +71,7 @@ def on_outputs_of_grid(hook: _Method) -> _Method:
                 hook(self, outputs, batch, *args, **kwargs)
             return
         each = iter(outputs)
-        evaluation.run(lambda: hook(self, next(each), batch, *args, **kwargs))
+        evaluation.run(lambda *own, **named: hook(self, next(each), *own, **named), batch, *args, **kwargs)
 
     return run  # type: ignore[return-value]
 
@@ -89,8 +89,9 @@ def at_predict_h(step: _Method) -> _Method:
         if self.predict_h == "grid":
             outputs = {}
             for h in self._grid:
+                own = batch if h is self._grid[-1] else copied(batch)
                 with self._injector.at(h):
-                    outputs[self.space.label(h)] = step(self, batch, *args, **kwargs)
+                    outputs[self.space.label(h)] = step(self, own, *args, **kwargs)
             return outputs
         with self._injector.at(self.space.center() if self.predict_h is None else self.predict_h):
             return step(self, batch, *args, **kwargs)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from lightning_mip.batches import batch_size, split_batch
+from lightning_mip.batches import batch_size, copied, split_batch
 
 X = torch.arange(10.0).reshape(5, 2)
 Y = torch.arange(5)
@@ -76,6 +78,41 @@ def test_parts_are_nearly_equal_and_hold_every_sample_once(size: int, parts: int
 def test_a_part_is_a_view() -> None:
     (part, _), _ = split_batch(X, 2)
     assert part.untyped_storage().data_ptr() == X.untyped_storage().data_ptr()
+
+
+@dataclass(frozen=True)
+class Record:
+    """A batch with attributes."""
+
+    image: Tensor
+
+
+class Graph:
+    """Of a library whose batches are no containers."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def clone(self) -> Graph:
+        return Graph(self.x.clone())
+
+
+def test_what_is_written_to_a_copy_does_not_reach_the_batch() -> None:
+    batch: dict[str, Any] = {"pair": Pair(X.clone(), Y.clone()), "array": np.zeros(2), "graph": Graph(X.clone()), "names": ["a"]}
+    batch["record"] = Record(X.clone())
+    copy = copied(batch)
+    assert plain(copy["pair"]) == Pair(X.tolist(), Y.tolist())
+    copy["pair"].image.zero_()
+    copy["array"] += 1
+    copy["graph"].x.zero_()
+    copy["record"].image.zero_()
+    copy["names"].append("b")
+    del copy["pair"]
+    assert torch.equal(batch["pair"].image, X)
+    assert batch["array"].tolist() == [0, 0]
+    assert torch.equal(batch["graph"].x, X)
+    assert torch.equal(batch["record"].image, X)
+    assert batch["names"] == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -510,6 +510,78 @@ def test_a_hook_that_fails_leaves_the_module_as_it_was(trainer: Trainers) -> Non
     assert not model._injector.active
 
 
+class Normalizing(Evaluated):
+    """Prepares its batch in place, as transforms of images do."""
+
+    def prepared(self, batch: Any) -> Any:
+        x, _ = batch
+        x.div_(2)
+        return batch
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(self.prepared(batch), batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(self.prepared(batch)[0])
+
+
+class NormalizingBefore(Evaluated):
+    """The same in the hook before the step."""
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        batch[0].div_(2)
+
+
+def halved() -> Any:
+    data = held_out()
+    data.dataset.tensors = (data.dataset.tensors[0] / 2, data.dataset.tensors[1])
+    return data
+
+
+@pytest.mark.parametrize("kind", [Normalizing, NormalizingBefore])
+def test_what_a_step_does_to_its_batch_it_does_once_at_each_h(trainer: Trainers, kind: type[Evaluated]) -> None:
+    model = make(kind)
+    by_hand = {lam: loss_by_hand(model, lam, halved()) for lam in GRID}
+    assert trainer().validate(model, held_out(), verbose=False) == [near(expected("val_loss", by_hand))]
+
+
+def test_callbacks_after_the_step_see_what_it_did_to_the_batch_once(trainer: Trainers) -> None:
+    class Sees(L.Callback):
+        def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+            seen.append(batch[0])
+
+    seen: list[Tensor] = []
+    trainer(callbacks=[Sees()]).validate(make(Normalizing), held_out(), verbose=False)
+    torch.testing.assert_close(torch.cat(seen), halved().dataset.tensors[0])
+
+
+def test_a_prediction_on_the_grid_prepares_its_batch_once_at_each_h(trainer: Trainers) -> None:
+    model = make(Normalizing, predict_h="grid")
+    found = trainer().predict(model, held_out())
+    for lam in GRID:
+        together = torch.cat([part[f"lam={lam:g}"] for part in found])
+        torch.testing.assert_close(together, outputs(model, lam, halved())[0])
+
+
+def test_choice_and_diagnosis_leave_their_batches_as_they_were() -> None:
+    def error(output: Tensor, batch: Any) -> Tensor:
+        return (output - batch[1]).square().mean(1)
+
+    class Trains(Normalizing):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.loss(self.prepared(batch))
+
+    model, (batch,) = make(Trains), list(loader(8, 8))
+    x, half = batch[0].clone(), batch[0] / 2
+    curve = mip.choose(model, [batch], error, "min", grid=3).curve
+    report = mip.diagnose(model, [batch], draws=2)
+    assert torch.equal(batch[0], x)
+    by_hand = [error(mip.materialize(model, lam=lam)(half), batch).mean() for lam in (0, 0.5, 1)]
+    torch.testing.assert_close(curve.metrics["error"].float(), torch.stack(by_hand).detach())
+    other = mip.diagnose(make(Task), [(half, batch[1])], draws=2)
+    assert report.matter.right == pytest.approx(other.matter.right)
+
+
 @pytest.mark.parametrize(
     ("act", "message"),
     [
