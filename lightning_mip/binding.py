@@ -69,13 +69,14 @@ def bound(root: Any, h: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def like(original: Any, value: Tensor) -> Any:
-    """Give ``value`` the kind of ``original``: a tensor of its dtype, device and shape, a number, a list of numbers.
+    """A copy of ``value`` of the kind of ``original``: a tensor of its dtype, device and shape, a number, numbers.
 
     Whole numbers stay integers where the original is one; other values do not.
     """
     if isinstance(original, Tensor):
         fits = original.is_floating_point() or bool((value == value.round()).all())
-        return value.to(original.device, original.dtype if fits else value.dtype).reshape(original.shape)
+        kind = original.dtype if fits else value.dtype
+        return value.to(original.device, kind, copy=True).reshape(original.shape)
     plain = _digits(value.tolist()) if value.dtype == torch.float32 else value.tolist()
     if isinstance(original, (list, tuple)):
         return type(original)(plain if isinstance(plain, list) else [plain])

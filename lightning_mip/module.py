@@ -151,9 +151,10 @@ class HyperLightningModule(L.LightningModule):
 
     @property
     def h(self) -> dict[str, Tensor]:
-        """The current ``h``, on the module's device: name -> 0-dim tensor, or of shape (B,) when drawn per sample."""
+        """A copy of the current ``h`` on the module's device: name -> 0-dim tensor, or of shape (B,) per sample."""
         current = self._current if self._current is not None else self._injector.h
-        moved = {name: value.to(self.device, non_blocking=True) for name, value in (current or {}).items()}
+        # Copies, as a step may write to them.
+        moved = {name: value.to(self.device, non_blocking=True, copy=True) for name, value in (current or {}).items()}
         return _Named(self.space, moved)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

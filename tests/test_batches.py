@@ -98,7 +98,12 @@ class Graph:
 
 
 def test_what_is_written_to_a_copy_does_not_reach_the_batch() -> None:
-    batch: dict[str, Any] = {"pair": Pair(X.clone(), Y.clone()), "array": np.zeros(2), "graph": Graph(X.clone()), "names": ["a"]}
+    batch: dict[str, Any] = {
+        "pair": Pair(X.clone(), Y.clone()),
+        "array": np.zeros(2),
+        "graph": Graph(X.clone()),
+        "names": ["a"],
+    }
     batch["record"] = Record(X.clone())
     copy = copied(batch)
     assert plain(copy["pair"]) == Pair(X.tolist(), Y.tolist())

@@ -120,6 +120,16 @@ def test_a_tensor_stays_one_of_its_dtype_device_and_shape(path: str, dtype: torc
     assert like(torch.zeros(2, device="meta"), torch.ones(2)).device.type == "meta"
 
 
+def test_what_a_step_writes_to_a_bound_tensor_does_not_reach_the_values() -> None:
+    module, value = Module(), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    with bound(module, {"loss.gamma": value}):
+        (module.loss.gamma * 3).backward()
+        with torch.no_grad():
+            module.loss.gamma.mul_(2)
+    assert value == 0.5
+    assert value.grad == 3
+
+
 def test_a_tensor_of_integers_holds_whole_numbers_only() -> None:
     assert like(torch.tensor(2), torch.tensor(5.0)).dtype == torch.int64
     assert like(torch.tensor(2), torch.tensor(0.3)) == torch.tensor(0.3)
