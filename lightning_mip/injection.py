@@ -39,6 +39,7 @@ class Injector:
         names: generated parameter -> all its names in the primary.
         h: the values in force, or None.
         recipe: how the hypernetwork was made, so that a new one can be: arguments, or a function; None if not known.
+        bound: component of ``h`` -> the attribute of the primary, or of what it holds, that the plug-in sets to it.
     """
 
     def __init__(self, root: nn.Module, hypernet: HyperNetwork, names: dict[str, list[str]]) -> None:
@@ -49,6 +50,7 @@ class Injector:
         self._recurrent = [_split(f"{name}.")[0] for name, m in root.named_modules() if isinstance(m, nn.RNNBase)]
         self.h: Mapping[str, Tensor] | None = None
         self.recipe: Mapping[str, Any] | Callable[..., HyperNetwork] | None = None
+        self.bound: dict[str, tuple[Any, str]] = {}
         self.frozen: list[str] = []
         self._generated: Generated | None = None
         self._paused = False

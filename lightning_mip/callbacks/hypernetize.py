@@ -17,13 +17,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
-from lightning_mip.binding import BOUND, bound, check_path
+from lightning_mip.binding import BOUND, bound, check_path, places_inside
 from lightning_mip.callbacks.sample_h import SampleH, match, show_in_progress_bar
 from lightning_mip.checkpoints import (
     CHILD,
     plain_arguments,
     plain_checkpoint,
     read_checkpoint,
+    saved_bind,
     saved_hypernetwork,
     start_from_plain,
 )
@@ -35,10 +36,11 @@ from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import Injector, injectors
 from lightning_mip.priors import Prior
 from lightning_mip.probe import StepProbe, replaced, same
+from lightning_mip.selection import select
 from lightning_mip.sharding import check_dense_gradients
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
-from lightning_mip.surroundings import check_module, check_no_early_copy, check_order, check_strategy
+from lightning_mip.surroundings import check_module, check_no_early_copy, check_order, check_strategy, check_ties
 
 # Attribute of the LightningModule that holds what it was hypernetized with.
 _RECORD = "_hypernetized_with"
@@ -249,7 +251,8 @@ class Hypernetize(L.Callback):
         """
         if isinstance(source, (str, Path)):
             checkpoint = read_checkpoint(source)
-            torch.save(plain_checkpoint(checkpoint, *saved_hypernetwork(checkpoint), h), path)
+            plain = plain_checkpoint(checkpoint, *saved_hypernetwork(checkpoint), h, saved_bind(checkpoint))
+            torch.save(plain, path)
             return
         plugin = next((callback for callback in source.callbacks if isinstance(callback, Hypernetize)), None)
         if plugin is None:
@@ -261,7 +264,8 @@ class Hypernetize(L.Callback):
                 # Of this process, a line above, so it may hold hyperparameters of any type.
                 checkpoint = torch.load(file, map_location="cpu", weights_only=False)
                 hypernet = copy.deepcopy(plugin.injector.hypernet).cpu().eval()
-                torch.save(plain_checkpoint(checkpoint, hypernet, plugin._path or "", h), path)
+                plain = plain_checkpoint(checkpoint, hypernet, plugin._path or "", h, plugin.bound_paths)
+                torch.save(plain, path)
 
     def _checked_bind(self, bind: bool | list[str]) -> list[str]:
         if isinstance(bind, bool):
@@ -295,6 +299,8 @@ class Hypernetize(L.Callback):
         self._path, network = _find(pl_module, self.target)
         for name in self.bound_paths:
             check_path(pl_module, name, self.space.center()[name])
+        selected = select(network, self.arguments["include"], self.arguments["exclude"])
+        check_ties(pl_module, self._path, network, selected)
         found = injectors(pl_module)
         self._injector = next((each for each in found if each.root is network and each.hypernet is own), None)
         if self._injector is not None:
@@ -312,6 +318,7 @@ class Hypernetize(L.Callback):
             self._injector = next(each for each in injectors(network) if each.root is network)
             pl_module.register_load_state_dict_pre_hook(start_from_plain)
         setattr(pl_module, BOUND, list(self.bound_paths))
+        self._injector.bound = places_inside(pl_module, network, self.bound_paths)
         self._injector.h = self.space.center()
 
     def _record(self) -> dict[str, Any]:
