@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -119,7 +119,7 @@ def like(original: Any, value: Tensor) -> Any:
 
 
 def written(config: Any, path: str, value: Tensor) -> bool:
-    """Write ``value`` at ``path`` of a nested mapping such as saved hyperparameters, if it is there; returns whether."""
+    """Write ``value`` at ``path`` of a mapping such as saved hyperparameters, if it is there; returns whether it is."""
     try:
         owner, name = _resolve(config, path)
     except ValueError:

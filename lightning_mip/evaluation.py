@@ -23,6 +23,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_mip.batches import copied
 from lightning_mip.generation import Generated
 from lightning_mip.injection import Injector
+from lightning_mip.logged import result_of
 from lightning_mip.metrics import MeanOfMetrics
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
@@ -36,7 +37,8 @@ _LARGE = 2**20
 # What every LightningModule has, of either namespace, and what a HyperLightningModule has; the rest is its author's.
 NOT_THE_AUTHORS = frozenset(vars(L.LightningModule())) | {
     *("_hparams", "_hparams_name", "_hparams_initial"),
-    *("_current", "_draws", "_eval_grid", "_evaluation", "_grid", "_injector", "_predict_h", "_sampler"),
+    *("_current", "_draw_losses", "_draws", "_eval_grid", "_evaluation", "_grid", "_injector", "_predict_h"),
+    "_sampler",
 }
 
 
@@ -97,7 +99,7 @@ class GridEvaluation:
         """Leave the module its own metrics, and the lists and numbers of the middle grid point."""
         if self._states:
             own, middle = self._state().metrics, self._states[len(self._states) // 2]
-            memo = {}
+            memo: dict[int, Any] = {}
             for key, metric in own.items():
                 parts = dict(metric.named_modules())
                 memo |= {id(m): parts[name] for name, m in middle.metrics[key].named_modules() if name in parts}
@@ -216,19 +218,12 @@ class _Logs:
     def log_means(self) -> None:
         """Log, under each plain name, the mean of what Lightning makes of the values of each ``h``."""
         for name, arguments in self.arguments.items():
-            if found := self._results(name, arguments.get("add_dataloader_idx", True)):
-                mean = MeanOfMetrics(found)
+            by_dataloader = arguments.get("add_dataloader_idx", True)
+            found = [result_of(self.module, f"{name}/{label}", by_dataloader) for label in self.labels]
+            if logged := [each for each in found if each is not None and not each.has_reset]:
+                mean = MeanOfMetrics(logged)
                 mean.update()
                 self.log(name, mean, **{**arguments, "metric_attribute": name})
-
-    def _results(self, name: str, by_dataloader: bool) -> list[Metric]:
-        results = getattr(self.module._trainer, "_results", None)
-        if results is None:
-            return []
-        index = results.dataloader_idx if by_dataloader else None
-        keys = [f"{self.module._current_fx_name}.{name}/{label}" for label in self.labels]
-        found = [results.get(key if index is None else f"{key}.{index}") for key in keys]
-        return [each for each in found if each is not None and not each.has_reset]
 
 
 def _metrics(module: nn.Module) -> Iterator[tuple[tuple[nn.Module, str], nn.Module]]:

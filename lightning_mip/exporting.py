@@ -282,9 +282,9 @@ def _difference(
     if inputs is None:
         return _apart_most(_leaves(run.state_dict()), _leaves(plain.state_dict()))
     args, kwargs = inputs
-    with torch.no_grad(), evaluated(injector.root), _buffers_of(plain, injector.root), injector.at(h):
-        with held(injector.bound, h):
-            expected = _leaves(injector.root(*args, **kwargs))
+    at_h = injector.at(h), held(injector.bound, h)
+    with torch.no_grad(), evaluated(injector.root), _buffers_of(plain, injector.root), at_h[0], at_h[1]:
+        expected = _leaves(injector.root(*args, **kwargs))
     with torch.no_grad():
         return _apart_most(_leaves(run(*args, **kwargs)), expected)
 

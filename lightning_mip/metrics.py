@@ -192,8 +192,8 @@ class MeanOfMetrics(Metric):
 
     def update(self) -> None:
         """Nothing to do but the mean of the last values: the metrics are updated where they are used."""
-        last = [metric._forward_cache for metric in self.metrics]
-        self._forward_cache = None if any(value is None for value in last) else _mean(last)
+        last: list[Any] = [metric._forward_cache for metric in self.metrics]
+        self._forward_cache: Any = None if any(value is None for value in last) else _mean(last)
 
     def compute(self) -> Tensor:
         """Mean over the metrics."""

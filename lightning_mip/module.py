@@ -108,6 +108,7 @@ class HyperLightningModule(L.LightningModule):
         self._injector.h = space.center()
         self._sampler = SampleH()
         self._draws: list[dict[str, Tensor]] = []
+        self._draw_losses: list[tuple[Tensor, Mapping[str, Tensor]]] = []
         self._current: dict[str, Tensor] | None = None
         self._evaluation: GridEvaluation | None = None
 
@@ -308,7 +309,12 @@ class HyperLightningModule(L.LightningModule):
         """Return to the center of the priors."""
         self._injector.clear()
         self._injector.h = self.space.center()
-        self._current, self._draws = None, []
+        self._current, self._draws, self._draw_losses = None, [], []
+
+    def losses(self, loss: Tensor) -> list[tuple[Tensor, Mapping[str, Tensor]]]:
+        """The losses that ``loss`` is the mean of, each with its ``h``: one, or one per draw; called by `SampleH`."""
+        inside = self._injector.active or not self._draw_losses
+        return [(loss, self.h)] if inside else self._draw_losses
 
     def check_finite(self) -> None:
         """Raise FloatingPointError if the weights at the current ``h`` are not finite, naming the tensor."""

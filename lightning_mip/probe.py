@@ -196,7 +196,7 @@ def _description(value: Any, depth: int) -> Any:
 def _fields(value: Any) -> dict[str, Any]:
     """Attributes of an object, also of one that has slots."""
     if hasattr(value, "__dict__"):
-        return vars(value)
+        return dict(vars(value))
     kind = type(value)
     if kind.__module__.partition(".")[0] in sys.stdlib_module_names:  # paths keep in theirs what they were asked
         return {}

@@ -112,9 +112,8 @@ class SampleH(L.Callback):
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
         """Look whether the loss is finite, without waiting for it."""
-        # Of several draws the loss is the mean.
-        h = {} if pl_module.draws_per_batch > 1 else pl_module.h
-        self._losses.see(trainer, loss, pl_module.space, h)
+        for part, h in pl_module.losses(loss):
+            self._losses.see(trainer, part, pl_module.space, h)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Drop the generated weights; ``h`` stays readable until the next batch."""

@@ -988,6 +988,9 @@ class Autoencoder(L.LightningModule):
         x, _ = batch
         return (self.parts["decoder"](self.alias(x)) - x).square().mean()
 
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.1)
 

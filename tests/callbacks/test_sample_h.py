@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder, TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 
 import lightning_mip as mip
 from tests.tasks import BATCHES, Evaluated, SaveAt, Task, drawn, loader, make, sequence
