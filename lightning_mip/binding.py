@@ -128,6 +128,16 @@ def written(config: Any, path: str, value: Tensor) -> bool:
     return True
 
 
+def put(config: Any, path: str, value: Any) -> None:
+    """Write ``value`` at ``path`` of a nested mapping, as it is."""
+    _write(*_resolve(config, path), value)
+
+
+def values_of(root: Any, paths: Iterable[str]) -> dict[str, Any]:
+    """What the attributes at ``paths`` hold."""
+    return {path: _read(*_resolve(root, path)) for path in paths}
+
+
 def _holds_numbers(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(isinstance(item, (int, float)) for item in value)

@@ -29,6 +29,7 @@ from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import evaluated, the_injector
+from lightning_mip.logged import forget_earlier
 from lightning_mip.only_imported import only_imported
 from lightning_mip.own_arguments import arguments_of, is_plain
 from lightning_mip.per_sample import run_per_sample
@@ -120,6 +121,17 @@ class HyperLightningModule(L.LightningModule):
             wrapped = owner is not cls and issubclass(owner, HyperLightningModule)
             if not wrapped and owner not in L.LightningModule.__mro__:
                 setattr(cls, name, wrapper(owner.__dict__[name]))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse another hypernetwork, which the primary would not run with."""
+        injector = self.__dict__.get("_injector") if name == "hypernet" else None
+        if injector is not None and value is not injector.hypernet:
+            raise AttributeError(
+                f"hypernet cannot be replaced by a {type(value).__name__}: the primary runs with the hypernetwork that "
+                f"{type(self).__name__} was made with. Pass another when you make the module, hypernet=..., or load "
+                "weights into this one: model.hypernet.load_state_dict(...)."
+            )
+        super().__setattr__(name, value)
 
     @property
     def space(self) -> HSpace:
@@ -332,6 +344,7 @@ class HyperLightningModule(L.LightningModule):
     def start_evaluation(self) -> None:
         """Begin a validation or test run on the grid; called by `SampleH`."""
         self.release_h()
+        forget_earlier(self)
         if self.h_from_batch is None:
             self._evaluation = GridEvaluation(self, self._injector, self._grid)
 

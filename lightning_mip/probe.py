@@ -28,6 +28,10 @@ _DEPTH, _ITEMS = 4, 1000
 class StepProbe:
     """Runs a module's ``training_step`` on one batch, and leaves module, batch, logs and random numbers as they were.
 
+    That holds for tensors, generators and plain containers in the module and the modules in it. What else a step uses
+    up or writes to keeps a trace: an iterator is one item further for each run, and an object of the author's own, a
+    file or a service has seen the runs.
+
     Args:
         trainer: that of the run, at this batch.
         module: the LightningModule.

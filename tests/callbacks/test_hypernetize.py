@@ -975,6 +975,43 @@ _SPAWNED = (
 _again = habits.InInit()
 
 
+class SavingInside(L.LightningModule):
+    """Saves checkpoints in the middle of its steps."""
+
+    def __init__(self, lam: float = 0.25, nested: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = Net()
+        self.register_buffer("alpha", torch.tensor(0.125))
+        self.folder = Path()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        weight = self.hparams["lam"] + self.hparams["nested"]["mu"] + self.alpha
+        if batch_idx == 1 and self.hparams["lam"] != 0.25 and not self.folder.joinpath("train.ckpt").exists():
+            self.trainer.save_checkpoint(self.folder / "train.ckpt")
+            assert weight == self.hparams["lam"] + self.hparams["nested"]["mu"] + self.alpha
+        return (self.net(x) - y).square().mean() * weight
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.trainer.save_checkpoint(self.folder / "val.ckpt")
+        self.log("val_loss", self.hparams["lam"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_a_checkpoint_in_the_middle_of_a_step_holds_the_modules_own_values(trainer: Trainers, tmp_path: Path) -> None:
+    module = SavingInside(nested={"mu": 0.75})
+    module.folder = tmp_path
+    h = dict.fromkeys(("hparams.lam", "hparams.nested.mu", "alpha"), mip.Uniform(0, 1))
+    trainer(callbacks=[plugin(target="net", h=h, eval_grid=2)], max_epochs=1).fit(module, loader(), loader())
+    for name in ("train.ckpt", "val.ckpt"):
+        checkpoint = torch.load(tmp_path / name, weights_only=True)
+        assert checkpoint["hyper_parameters"] == {"lam": 0.25, "nested": {"mu": 0.75}}
+        assert checkpoint["state_dict"]["alpha"] == 0.125
+
+
 class Autoencoder(L.LightningModule):
     """Its decoder has the weight of its encoder, which another name of the encoder does not change."""
 
@@ -1002,7 +1039,7 @@ def test_a_weight_tied_outside_of_the_target_goes_with_both_ways_out(
     module = Autoencoder()
     callback = plugin(h={"noise": mip.Uniform(0, 1)}, bind=False, **choice)
     runner = trainer(callbacks=[callback], max_epochs=1)
-    runner.fit(module, loader())
+    runner.fit(module, loader(), loader())
     mip.Hypernetize.export(runner, {"noise": 0.9}, tmp_path / "plain.ckpt")
     plain = Autoencoder.load_from_checkpoint(tmp_path / "plain.ckpt", weights_only=True)
     with torch.no_grad(), mip.at(module, noise=0.9):
