@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -43,10 +42,10 @@ def inputs_of(network: nn.Module, batch: Any) -> tuple[Any, ...]:
 
 def copied(batch: Any) -> Any:
     """A batch whose tensors and containers a step may write to, and the given one stays as it is."""
-    if isinstance(batch, np.ndarray):
-        return batch.copy()
     if hasattr(batch, "clone"):  # a tensor, or what stands for several: a TensorDict, a graph
         return batch.clone()
+    if _is_array(batch):
+        return copy.copy(batch)
     if isinstance(batch, MutableMapping):
         result = copy.copy(batch)  # of the same class
         result.update({key: copied(value) for key, value in batch.items()})
@@ -95,7 +94,7 @@ def split_batch(batch: Any, parts: int) -> list[tuple[Any, int]]:
 
 def _sizes(item: Any, path: str, parts: int) -> Iterator[tuple[str, int]]:
     """The length of each array with a batch dimension, by where it is."""
-    if isinstance(item, (Tensor, np.ndarray)):
+    if _is_array(item):
         if item.ndim:
             yield path, len(item)
     elif isinstance(item, PackedSequence) or dataclasses.is_dataclass(item) or _is_opaque(item):
@@ -121,7 +120,7 @@ def _is_opaque(item: Any) -> bool:
 
 
 def _slice(item: Any, size: int, low: int, high: int) -> Any:
-    if isinstance(item, (Tensor, np.ndarray)):
+    if _is_array(item):
         return item[low:high] if item.ndim else item
     if isinstance(item, Mapping):
         return {key: _slice(value, size, low, high) for key, value in item.items()}
@@ -131,6 +130,10 @@ def _slice(item: Any, size: int, low: int, high: int) -> Any:
         return item[low:high]
     values = [_slice(value, size, low, high) for value in item]
     return type(item)(*values) if hasattr(item, "_fields") else type(item)(values)
+
+
+def _is_array(item: Any) -> bool:
+    return isinstance(item, Tensor) or type(item).__module__ == "numpy"
 
 
 def _is_sequence(item: Any) -> bool:

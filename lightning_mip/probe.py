@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_warn
@@ -187,7 +186,7 @@ def _description(value: Any, depth: int) -> Any:
     if isinstance(value, (dict, list, tuple, set, deque)):
         items = list(value.values() if isinstance(value, dict) else value)[:_ITEMS]
         return id(value), len(value), [_description(item, depth - 1) for item in items]
-    if isinstance(value, np.ndarray):
+    if type(value).__module__ == "numpy":
         return id(value), hash(value.tobytes())
     if isinstance(value, nn.Module):
         metrics = [part for part in value.modules() if isinstance(part, Metric)]

@@ -270,8 +270,7 @@ def _check_batches(trainer: Any, stage: Stage) -> None:
         )
     if getattr(trainer, _LIMITS[stage]) == 0:
         raise ValueError(
-            f"The Trainer has {_LIMITS[stage]}=0, so it evaluates no batch; set trainer.{_LIMITS[stage]} = 1.0, or "
-            "pass dataloaders instead of it."
+            f"The Trainer has {_LIMITS[stage]}=0, so it evaluates no batch; pass dataloaders instead of it."
         )
 
 

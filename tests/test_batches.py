@@ -143,13 +143,6 @@ def test_the_size_is_that_of_the_first_tensor_with_one(batch: Any, size: int | N
     assert batch_size(batch) == size
 
 
-_SMALLER = "take smaller batches and Trainer(accumulate_grad_batches=2), where each draws its own h."
-_UNSPLIT = (
-    "draws_per_batch=2 splits tensors in tuples, lists and mappings, but batch[0] is a {}; let collate_fn give "
-    + ("its tensors and make it in the step; or " + _SMALLER)
-)
-
-
 @pytest.mark.parametrize(
     ("batch", "parts", "error", "message"),
     [
@@ -173,11 +166,33 @@ _UNSPLIT = (
             ValueError,
             "draws_per_batch=2 splits a batch along the first dimension of its tensors, but theirs differ: batch['w'] "
             "has 3, batch['x'] has 5, batch['inner'][0] has 5, batch['inner'][1][0] has 5. Let collate_fn stack or pad "
-            "them to one size, with constants in the module; or " + _SMALLER,
+            "them to one size, with constants in the module; or take smaller batches and "
+            "Trainer(accumulate_grad_batches=2), where each draws its own h.",
         ),
-        ((pack_sequence([X, X[:2]]), Y), 2, TypeError, _UNSPLIT.format("PackedSequence")),
-        ((Record(X), Y), 2, TypeError, _UNSPLIT.format("Record")),
-        ((nn.Linear(1, 1), Y), 2, TypeError, _UNSPLIT.format("Linear")),
+        (
+            pack_sequence([X, X[:2]]),
+            2,
+            TypeError,
+            "draws_per_batch=2 splits tensors in tuples, lists and mappings, but batch is a PackedSequence; let "
+            "collate_fn give its tensors and make it in the step; or take smaller batches and "
+            "Trainer(accumulate_grad_batches=2), where each draws its own h.",
+        ),
+        (
+            (Record(X), Y),
+            2,
+            TypeError,
+            "draws_per_batch=2 splits tensors in tuples, lists and mappings, but batch[0] is a Record; let "
+            "collate_fn give its tensors and make it in the step; or take smaller batches and "
+            "Trainer(accumulate_grad_batches=2), where each draws its own h.",
+        ),
+        (
+            {"graph": nn.Linear(1, 1)},
+            3,
+            TypeError,
+            "draws_per_batch=3 splits tensors in tuples, lists and mappings, but batch['graph'] is a Linear; let "
+            "collate_fn give its tensors and make it in the step; or take smaller batches and "
+            "Trainer(accumulate_grad_batches=3), where each draws its own h.",
+        ),
     ],
 )
 def test_messages(batch: Any, parts: int, error: type[Exception], message: str) -> None:
