@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 # Attribute of the LightningModule that lists the paths that the plug-in binds.
 BOUND = "_bound_to_h"
+# Attribute that DDP reads: names of what it does not synchronize.
+_LEFT_TO_RANKS = "_ddp_params_and_buffers_to_ignore"
 _ELSEWHERE = {
     "datamodule": (
         "which is on the data module: batches are loaded before h is drawn, partly by workers that hold copies, so "
@@ -54,6 +56,15 @@ def check_path(root: Any, path: str, value: Tensor) -> None:
         ) from error
 
 
+def keep_on_each_rank(root: nn.Module, paths: Iterable[str]) -> None:
+    """Let DDP leave buffers at these paths alone: it would give all processes the ``h`` of the first one."""
+    held = {id(_read(*_resolve(root, path))) for path in paths}
+    names = [name for name, buffer in root.named_buffers(remove_duplicate=False) if id(buffer) in held]
+    if names:
+        already = getattr(root, _LEFT_TO_RANKS, ())
+        setattr(root, _LEFT_TO_RANKS, list(dict.fromkeys([*already, *names])))
+
+
 @contextmanager
 def bound(root: Any, h: Mapping[str, Tensor]) -> Iterator[None]:
     """Let the attributes at the paths ``h`` hold its values inside the block, and what they held before afterwards."""
@@ -75,7 +86,8 @@ def like(original: Any, value: Tensor) -> Any:
     """
     if isinstance(original, Tensor):
         fits = original.is_floating_point() or bool((value == value.round()).all())
-        return value.to(original.device, original.dtype if fits else value.dtype).reshape(original.shape)
+        # A copy: a module, or DDP, may write to it.
+        return value.to(original.device, original.dtype if fits else value.dtype, copy=True).reshape(original.shape)
     plain = _digits(value.tolist()) if value.dtype == torch.float32 else value.tolist()
     if isinstance(original, (list, tuple)):
         return type(original)(plain if isinstance(plain, list) else [plain])

@@ -120,6 +120,13 @@ def test_a_tensor_stays_one_of_its_dtype_device_and_shape(path: str, dtype: torc
     assert like(torch.zeros(2, device="meta"), torch.ones(2)).device.type == "meta"
 
 
+def test_a_write_to_the_attribute_leaves_h_alone() -> None:
+    module, h = Module(), {"loss.gamma": torch.tensor(0.5)}
+    with bound(module, h):
+        module.loss.gamma.fill_(2)
+    assert h == {"loss.gamma": torch.tensor(0.5)}
+
+
 def test_a_tensor_of_integers_holds_whole_numbers_only() -> None:
     assert like(torch.tensor(2), torch.tensor(5.0)).dtype == torch.int64
     assert like(torch.tensor(2), torch.tensor(0.3)) == torch.tensor(0.3)

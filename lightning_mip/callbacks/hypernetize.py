@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
-from lightning_mip.binding import BOUND, bound, check_path
+from lightning_mip.binding import BOUND, bound, check_path, keep_on_each_rank
 from lightning_mip.callbacks.sample_h import SampleH, match, show_in_progress_bar
 from lightning_mip.checkpoints import (
     CHILD,
@@ -312,6 +312,7 @@ class Hypernetize(L.Callback):
             self._injector = next(each for each in injectors(network) if each.root is network)
             pl_module.register_load_state_dict_pre_hook(start_from_plain)
         setattr(pl_module, BOUND, list(self.bound_paths))
+        keep_on_each_rank(pl_module, self.bound_paths)
         self._injector.h = self.space.center()
 
     def _record(self) -> dict[str, Any]:
