@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -110,9 +110,9 @@ def watch(module: nn.Module, network: nn.Module) -> Iterator[None]:
 @contextmanager
 def parameters_kept(module: nn.Module, hook: str) -> Iterator[None]:
     """Raise RuntimeError if a hook that runs at every ``h`` of a grid changes parameters, as weight averaging may."""
-    before = _sums(module)
+    before = sums(module.parameters())
     yield
-    if _sums(module) != before:
+    if sums(module.parameters()) != before:
         stage = hook.removeprefix("on_").partition("_")[0]
         raise RuntimeError(
             f"{hook} changes parameters of {type(module).__name__}, but it runs once for every h of the grid; change "
@@ -120,8 +120,9 @@ def parameters_kept(module: nn.Module, hook: str) -> Iterator[None]:
         )
 
 
-def _sums(module: nn.Module) -> list[float]:
-    return [float(p.detach().double().sum()) for p in module.parameters() if not p.is_complex()]
+def sums(parameters: Iterable[Tensor]) -> list[float]:
+    """A number for each parameter that is not complex, by which to see that it has changed."""
+    return [float(p.detach().double().sum()) for p in parameters if not p.is_complex()]
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

@@ -34,7 +34,7 @@ from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import Injector, injectors
 from lightning_mip.priors import Prior
-from lightning_mip.probe import StepProbe, replaced, same
+from lightning_mip.probe import StepProbe, replaced, same, sums
 from lightning_mip.sharding import check_dense_gradients
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
@@ -106,6 +106,7 @@ class Hypernetize(L.Callback):
         self._undo_setup = ExitStack()
         self._probed = False
         self._watched: set[str] = set()
+        self._start: tuple[list[float], list[float]] | None = None
         self._losses = LossWatch()
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
@@ -135,12 +136,17 @@ class Hypernetize(L.Callback):
         trained = {id(p) for group in groups for p in group["params"]}
         missing = [p for p in self.injector.hypernet.parameters() if p.requires_grad and id(p) not in trained]
         if missing and not trained.isdisjoint(map(id, pl_module.parameters())):  # a strategy may replace all parameters
-            theta0 = {id(p) for p in self.injector.root.parameters()}
-            holding = [group for group in groups if any(id(p) in theta0 for p in group["params"])]
-            (holding or groups)[0]["params"].extend(missing)
+            # Not in a group of their own, which a learning rate scheduler would not know.
+            theta0 = {id(self.injector.root.get_parameter(name)) for name in self.injector.names}
+            holding = [group for group in groups if any(id(p) in theta0 for p in group["params"])] or groups
+            next((group for group in holding if group.get("lr", 1)), holding[0])["params"].extend(missing)
         match(self.injector.hypernet, trainer.optimizers)
         self._probed = False
         self._losses = LossWatch()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Note where network and hypernetwork start."""
+        self._start = self._now()
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """From a run without the plug-in take theta0 alone: progress and other states are of another training."""
@@ -171,6 +177,7 @@ class Hypernetize(L.Callback):
         """Check that the network was used, and that losses and its weights were finite."""
         self._leave()  # of a batch that on_train_batch_start of the module has ended
         self._check_used()
+        self._check_trained(trainer)
         self._losses.check(trainer, self.space)
         self.injector.check_finite_at(self.injector.h or self.space.center())
 
@@ -366,6 +373,25 @@ class Hypernetize(L.Callback):
                 f"Training did not use the network {self._path!r}: no gradient reached its generated weights. Name the "
                 "network that training_step runs as target."
             )
+
+    def _check_trained(self, trainer: L.Trainer) -> None:
+        """Check, once, that what changed the network changed the hypernetwork too."""
+        start, self._start = self._start, None
+        if start is None:
+            return
+        (network, hypernet), (network_now, hypernet_now) = start, self._now()
+        if network != network_now and hypernet and hypernet == hypernet_now:
+            raise MisconfigurationException(
+                f"Training changed the network {self._path!r} but not its hypernetwork: "
+                f"{type(trainer.optimizers[0]).__name__} keeps lists of parameters of its own, or has a learning rate "
+                "of 0 for it. Give it all parameters of the module in configure_optimizers: self.parameters(), which "
+                "holds self.hypernet.parameters(), too."
+            )
+
+    def _now(self) -> tuple[list[float], list[float]]:
+        return sums(self.injector.root.parameters()), sums(
+            p for p in self.injector.hypernet.parameters() if p.requires_grad
+        )
 
     def _warn_of_unread(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Warn of attributes that the step does not read, such as one that was used up when a layer was made."""
