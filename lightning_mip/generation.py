@@ -69,20 +69,24 @@ class Generated:
         versions: states of everything that the weights are made of.
         makers: the hypernetwork's parameters.
         made_in: their states.
-        theta0: id of a parameter of the primary -> its state.
+        own: the parameters of the primary that they stand in for; kept, as memory that is free gets another tensor.
+        theta0: id of such a parameter -> its state.
         differentiable: made with gradients.
         inference: made in inference mode.
         mark: what has happened with them.
+        places: where ``own`` are: id of the module, attribute; None until somebody asks.
     """
 
     weights: dict[str, Tensor]
     versions: tuple[Any, ...]
     makers: Sequence[Tensor]
     made_in: Sequence[tuple[int, bool]]
+    own: Sequence[Tensor]
     theta0: dict[int, tuple[int, bool]]
     differentiable: bool
     inference: bool
     mark: Mark
+    places: set[tuple[int, str]] | None = None
 
     @property
     def nbytes(self) -> int:

@@ -246,11 +246,21 @@ class Injector:
         if module is self.root:
             return now.versions != self._versions()
         # A layer called by itself looks at what it needs, as it may be one of very many.
-        for parameter in module._parameters.values():
+        for name, parameter in module._parameters.items():
             state = now.theta0.get(id(parameter))
-            if state is not None and state != _state(parameter):
+            if state is None:
+                if parameter is not None and self._is_new(now, module, name, parameter):
+                    return True
+            elif state != _state(parameter):
                 return True
         return [*map(_state, now.makers)] != now.made_in
+
+    def _is_new(self, now: Generated, module: nn.Module, name: str, parameter: Tensor) -> bool:
+        """Whether a parameter that the weights know nothing of has taken the place of one that they are made of."""
+        if now.places is None:
+            owners = self._owners()
+            now.places = {(id(owners[path]), name) for (path, name), *_ in self._places.values()}
+        return (id(module), name) in now.places and not parameter.is_inference()
 
     def _refresh(self) -> None:
         h = self.h
@@ -276,9 +286,10 @@ class Injector:
         made_in, theta0_in = [*map(_state, makers)], {id(p): _state(p) for p in theta0}
         self._generated = Generated(
             weights,
-            (*made_in, *theta0_in.values(), *self._nested()),
+            (*made_in, *theta0_in.values(), *_places(makers), *_places(theta0), *self._nested()),
             makers,
             made_in,
+            theta0,
             theta0_in,
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
@@ -287,9 +298,10 @@ class Injector:
         self._install(weights)
 
     def _versions(self) -> tuple[Any, ...]:
-        """Changes whenever the weights would: with a write to what they are made of, or a nested hypernetwork's h."""
+        """Changes whenever the weights would, but with a write by ``.data`` to what they are made of."""
         makers, theta0 = self._sources()
-        return (*map(_state, makers), *map(_state, theta0), *self._nested())
+        states = *map(_state, makers), *map(_state, theta0)
+        return (*states, *_places(makers), *_places(theta0), *self._nested())
 
     def _sources(self) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that weights are made of, the hypernetwork's and theta0, as far as writes to them show."""
@@ -362,6 +374,14 @@ class Injector:
         return module
 
 
+def _places(tensors: list[Tensor]) -> list[int]:
+    """Where tensors are in memory, and so whether others have taken their place."""
+    try:
+        return [*map(Tensor.data_ptr, tensors)]
+    except RuntimeError:  # those of torch.func are nowhere
+        return [*map(id, tensors)]
+
+
 def looked_at(device: torch.device) -> bool:
     """Whether values on a device are looked at in each step.
 
@@ -421,6 +441,10 @@ def the_injector(module: nn.Module) -> Injector:
 @contextmanager
 def at(module: nn.Module, h: Mapping[str, Any] | None = None, /, **components: Any) -> Iterator[None]:
     """Run a hypernetized network with the weights of one ``h``; call ``backward`` inside the block.
+
+    Weights are generated once, and anew when what they are made of has changed: by an optimizer, ``load_state_dict``,
+    another parameter in the place of one. Two things cannot be seen, after which a new block is right: numbers written
+    through ``parameter.data``, and, by a network that ``torch.compile`` runs, changes without a backward before them.
 
     Args:
         module: a hypernetized network, or a module that holds exactly one.

@@ -284,6 +284,74 @@ def test_weights_written_to_without_a_backward_are_used_at_once(use: str, writte
     assert not torch.allclose(found, before)
 
 
+def _assign(net: nn.Module) -> None:
+    net.load_state_dict({name: value + 1 for name, value in net.state_dict().items()}, assign=True)
+
+
+def _one_by_one(net: nn.Module) -> None:
+    net.encoder.weight = nn.Parameter(net.encoder._parameters["weight"].detach() + 1)
+
+
+def _by_vector(net: nn.Module) -> None:
+    numbers = nn.utils.parameters_to_vector(net.parameters())
+    nn.utils.vector_to_parameters(numbers + 1, net.parameters())
+
+
+@pytest.mark.parametrize("exclude", [(), "decoder"])
+@pytest.mark.parametrize(
+    ("use", "replace"),
+    [
+        ("network", _assign),
+        ("network", _one_by_one),
+        ("network", _by_vector),
+        ("method", _assign),
+        ("child", _assign),
+        ("child", _one_by_one),
+    ],
+)
+def test_parameters_that_others_take_the_place_of_are_used_no_longer(
+    use: str, replace: Callable[[nn.Module], None], exclude: Any
+) -> None:
+    net, _, _ = pair(Autoencoder(), exclude=exclude)
+    calls: dict[str, Callable[[Tensor], Tensor]] = {"network": net, "method": net.encode, "child": net.encoder}
+    x = batch()
+    with torch.no_grad(), mip.at(net, lam=0.3):
+        before = calls[use](x)
+        replace(net)
+        found = calls[use](x)
+        with mip.at(net, lam=0.3):
+            assert_close(found, calls[use](x), rtol=0, atol=0)
+    assert not torch.allclose(found, before)
+
+
+def test_a_functional_call_uses_and_trains_the_parameters_it_is_given() -> None:
+    net, _, reference = pair(Autoencoder())
+    x = batch()
+    given = {name: (value.detach() + 1).requires_grad_() for name, value in net.named_parameters()}
+    theirs = copy.deepcopy(reference)
+    theirs.net.load_state_dict(given)
+    with mip.at(net, lam=0.3):
+        before = net(x)
+        found = torch.func.functional_call(net, given, (x,))
+        after = net(x)
+        loss(found).backward()
+    assert_close(found, theirs(x, lam=0.3))
+    assert_close((before, after), (reference(x, lam=0.3),) * 2)
+    loss(theirs(x, lam=0.3)).backward()
+    assert_close([value.grad for value in given.values()], [p.grad for p in theirs.net.parameters()])
+
+
+def test_copies_of_one_parameter_that_were_tied_before_are_generated_once_for_each_call() -> None:
+    net = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES)).double()
+    net[1].weight = net[0].weight
+    attach(net)
+    net.load_state_dict({name: value.clone() for name, value in net.state_dict().items()}, assign=True)
+    with torch.no_grad(), mip.at(net, lam=0.3), generations(net) as calls:
+        for _ in range(3):
+            net(batch())
+    assert not calls
+
+
 def test_lbfgs_evaluates_its_closure_with_fresh_weights() -> None:
     net, trained, reference = pair(Autoencoder())
     x = batch()
