@@ -73,6 +73,7 @@ class Generated:
         theta0: id of such a parameter -> its state.
         differentiable: made with gradients.
         inference: made in inference mode.
+        transformed: made inside a function that torch.func transforms.
         mark: what has happened with them.
         places: where ``own`` are: id of the module, attribute; None until somebody asks.
     """
@@ -85,8 +86,15 @@ class Generated:
     theta0: dict[int, tuple[int, bool]]
     differentiable: bool
     inference: bool
+    transformed: bool
     mark: Mark
     places: set[tuple[int, str]] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the transformation in which they were made is over."""
+        dead = torch._C._functorch.is_dead_tensor_wrapper
+        return self.transformed and any(map(dead, self.weights.values()))
 
     @property
     def nbytes(self) -> int:

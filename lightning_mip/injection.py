@@ -9,9 +9,11 @@ checkpointing, which runs the forward again during the backward, sees the same o
 from __future__ import annotations
 
 import operator
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +30,15 @@ _Path = tuple[str, ...]
 # Changes with a write to the parameter, and when training of it is switched on or off. No Python of its own, as each
 # call of each layer looks at it.
 _state = operator.attrgetter("_version", "requires_grad")
+
+
+@dataclass(eq=False)
+class _Block:
+    """An open `at` block: in which thread, and what was in force before it."""
+
+    thread: int
+    h: Mapping[str, Tensor] | None
+    generated: Generated | None
 
 
 class Injector:
@@ -54,21 +65,21 @@ class Injector:
         self._paused = False
         self._in_use = False
         self._installed = False
-        self._depth = 0
+        self._blocks: list[_Block] = []
         self._backwards = Backwards()
         self._checked = False
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a network starts outside of any `at` block, wherever it was made."""
         none = dict.fromkeys(("h", "_generated", "recipe"))  # a recipe may hold what cannot be pickled
-        outside = {"_paused": False, "_in_use": False, "_depth": 0, "_backwards": Backwards()}
+        outside = {"_paused": False, "_in_use": False, "_blocks": [], "_backwards": Backwards()}
         # Its modules may hold copies of generated weights.
         return {**self.__dict__, **none, **outside, "_installed": True}
 
     @property
     def active(self) -> bool:
         """Whether an `at` block is open."""
-        return self._depth > 0
+        return bool(self._blocks)
 
     @property
     def used(self) -> bool:
@@ -93,9 +104,8 @@ class Injector:
             kept: what an earlier block for the same ``h`` yielded; it is used again if it is still right.
         """
         checked = self.one(h)
-        outer = self.h, self._generated
+        block = self._opened()
         self.h, self._generated = checked, kept
-        self._depth += 1
         try:
             if kept is None or self._outdated(self.root):
                 self._refresh()
@@ -103,14 +113,45 @@ class Injector:
                 self._install(kept.weights)
             yield self._generated
         finally:
-            self._depth -= 1
-            self.h, self._generated = outer
-            self._remove() if self._generated is None else self._install(self._generated.weights)
+            self._close(block)
         if self._generated is None:
             self._check_used()
 
+    def _opened(self) -> _Block:
+        block = _Block(threading.get_ident(), self.h, self._generated)
+        self._blocks.append(block)
+        # First among the others, then look: of two threads at once, at least one sees the other.
+        if any(other.thread != block.thread for other in self._blocks):
+            self._blocks.remove(block)
+            raise RuntimeError(
+                f"Another thread is inside a `with mip.at(...)` block of this {type(self.root).__name__}, which runs "
+                "with one h at a time; use a lock around the block, or a copy.deepcopy of the network, or "
+                "mip.materialize, for each thread."
+            )
+        return block
+
+    def _close(self, block: _Block) -> None:
+        index = self._blocks.index(block)
+        inner = self._blocks[index + 1 :]
+        self._blocks.remove(block)
+        if inner:
+            # They are still open, and go back to what was before both.
+            inner[0].h, inner[0].generated = block.h, block.generated
+            raise RuntimeError(
+                "A `with mip.at(...)` block ended before one that began inside of it, such as one in a generator that "
+                "is not at its end; what ran in it meanwhile had the h of the other. Give each its own "
+                "mip.materialize(network, h), or end one block before the next."
+            )
+        self.h, self._generated = block.h, block.generated
+        self._remove() if self._generated is None else self._install(self._generated.weights)
+
     def one(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
         """Check one ``h``, without batch dimension, and turn its values into tensors."""
+        if any(isinstance(value, Tensor) and torch._C._functorch.is_batchedtensor(value) for value in h.values()):
+            raise ValueError(
+                "torch.vmap over h gives a network several h at a time, but it runs with one; use a loop over them, or "
+                "per_sample=True of HyperLightningModule."
+            )
         checked = self.hypernet.space.tensors(h)
         if self.hypernet.space.is_batched(checked):
             raise ValueError(
@@ -226,7 +267,7 @@ class Injector:
 
     def _outdated(self, module: nn.Module) -> bool:
         now = self._generated
-        unfit = now is None or now.mark.spent or (torch.is_grad_enabled() and not now.differentiable)
+        unfit = now is None or now.mark.spent or now.ended or (torch.is_grad_enabled() and not now.differentiable)
         if torch.compiler.is_compiling():
             return unfit
         task = torch._C._current_graph_task_id()
@@ -240,7 +281,7 @@ class Injector:
             return True
         if now.inference and not torch.is_inference_mode_enabled():
             return True
-        if not (self._depth or self._in_use):
+        if not (self._blocks or self._in_use):
             # A call by hand: anything may have changed since the last one, by a write that versions do not see too.
             return module is self.root or now.versions != self._versions()
         if module is self.root:
@@ -275,13 +316,17 @@ class Injector:
             return
         self._remove()
         mark = Mark(h, self._backwards)
-        leaves = self.leaves() if torch.is_grad_enabled() else []
+        # Of one node, torch.func and forward-mode AD see none of its inside.
+        transformed = torch._C._are_functorch_transforms_active()
+        whole = transformed or torch.autograd.forward_ad._current_level >= 0
+        leaves = self.leaves() if torch.is_grad_enabled() and not whole else []
         if leaves:
             tensors = Generate.apply(lambda: list(self.weights(h).values()), mark, *leaves)  # type: ignore[no-untyped-call]
             weights = dict(zip(self.hypernet.shapes, tensors, strict=True))
         else:
             weights = self.weights(h)
-        self.check_finite_in_step(weights, h)
+        if not transformed:
+            self.check_finite_in_step(weights, h)
         makers, theta0 = self._sources()
         made_in, theta0_in = [*map(_state, makers)], {id(p): _state(p) for p in theta0}
         self._generated = Generated(
@@ -293,6 +338,7 @@ class Injector:
             theta0_in,
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
+            transformed,
             mark,
         )
         self._install(weights)

@@ -1,7 +1,9 @@
 """A network runs with generated weights however it is used, and gradients are those of the same computation by hand."""
 
+import contextlib
 import copy
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -471,6 +473,67 @@ def test_h_itself_gets_a_gradient() -> None:
     assert_close(ours.grad, theirs.grad)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own use, in the first jvp
+@pytest.mark.parametrize("head", ["full", {"encoder": mip.LowRank(1), "*": mip.Chunked(4, 1)}], ids=["full", "small"])
+def test_torch_func_and_forward_mode_differentiate_with_respect_to_h(head: Any) -> None:
+    net, _, reference = pair(Autoencoder(), head=head)
+    x, lam = batch(), torch.tensor(0.3, dtype=DOUBLE)
+
+    def ours(lam: Tensor) -> Tensor:
+        with mip.at(net, lam=lam):
+            return loss(net(x))
+
+    lam_with_gradient = lam.clone().requires_grad_()
+    (first,) = torch.autograd.grad(loss(reference(x, lam=lam_with_gradient)), lam_with_gradient, create_graph=True)
+    (second,) = torch.autograd.grad(first, lam_with_gradient)
+    for derivative in (torch.func.grad, torch.func.jacrev, torch.func.jacfwd):
+        assert_close(derivative(ours)(lam), first)
+    assert_close(torch.func.hessian(ours)(lam), second)
+    assert_close(torch.func.jvp(ours, (lam,), (torch.ones_like(lam),))[1], first)
+    with torch.autograd.forward_ad.dual_level():
+        dual = ours(torch.autograd.forward_ad.make_dual(lam, torch.ones_like(lam)))
+        assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, first)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_torch_func_differentiates_with_respect_to_inputs_and_parameters(inside: bool) -> None:
+    net, _, reference = pair(Autoencoder())
+    x, own = batch(), dict(net.named_parameters())
+
+    def of_input(x: Tensor) -> Tensor:
+        with contextlib.nullcontext() if inside else mip.at(net, lam=0.3):
+            return loss(net(x))
+
+    def of_parameters(given: dict[str, Tensor], x: Tensor) -> Tensor:
+        with contextlib.nullcontext() if inside else mip.at(net, lam=0.3):
+            return loss(torch.func.functional_call(net, given, (x,)))
+
+    expected = [torch.autograd.grad(loss(reference(row, lam=0.3)), reference.net.parameters()) for row in x]
+    with mip.at(net, lam=0.3) if inside else contextlib.nullcontext():
+        for _ in range(2):
+            found = torch.func.vmap(torch.func.grad(of_parameters), in_dims=(None, 0))(own, x)
+            assert_close([*found.values()], [torch.stack(each) for each in zip(*expected, strict=True)])
+            x.requires_grad_()
+            (wanted,) = torch.autograd.grad(loss(reference(x, lam=0.3)), x)
+            assert_close(torch.func.grad(of_input)(x.detach()), wanted)
+            loss(net(x)).backward() if inside else None  # the weights are made anew, inside of what is transformed
+
+
+def test_vmap_over_h_says_what_to_do_instead() -> None:
+    net, _, _ = pair(Autoencoder())
+    text = (
+        "torch.vmap over h gives a network several h at a time, but it runs with one; use a loop over them, or "
+        "per_sample=True of HyperLightningModule."
+    )
+
+    def output(lam: Tensor) -> Tensor:
+        with mip.at(net, lam=lam):
+            return net(batch())
+
+    with pytest.raises(ValueError, match=exactly(text)):
+        torch.func.vmap(output)(torch.tensor([0.1, 0.2]))
+
+
 def test_unused_weights_leave_zero_gradients_not_none_as_ddp_requires() -> None:
     net, trained, _ = pair(Autoencoder(), include=["decoder.*", "encoder.bias"])
     with (
@@ -526,6 +589,56 @@ def test_an_exception_in_a_block_restores_what_was_there() -> None:
             net(x[:, :2])
         assert_close(net(x), reference(x, lam=0.1))
     assert net.encoder.weight is net.encoder._parameters["weight"]
+
+
+def test_a_block_that_ends_before_one_inside_of_it_is_an_error_and_leaves_the_other_right() -> None:
+    net, _, reference = pair(Autoencoder())
+    x = batch()
+
+    def serve(lam: float) -> Iterator[Tensor]:
+        with mip.at(net, lam=lam):
+            while True:
+                yield net(x)
+
+    first, second = serve(0.1), serve(0.9)
+    next(first), next(second)
+    text = (
+        "A `with mip.at(...)` block ended before one that began inside of it, such as one in a generator that is not "
+        "at its end; what ran in it meanwhile had the h of the other. Give each its own mip.materialize(network, h), "
+        "or end one block before the next."
+    )
+    with pytest.raises(RuntimeError, match=exactly(text)):
+        first.close()
+    assert_close(next(second), reference(x, lam=0.9))
+    second.close()
+    with pytest.raises(RuntimeError, match="needs a value of h to run"):
+        net(x)
+
+
+def test_a_network_is_in_the_blocks_of_one_thread() -> None:
+    net, _, reference = pair(Autoencoder())
+    x, errors = batch(), list[str]()
+
+    def work() -> None:
+        try:
+            with mip.at(net, lam=0.9):
+                net(x)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    with mip.at(net, lam=0.1):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert_close(net(x), reference(x, lam=0.1))
+    assert errors == [
+        "Another thread is inside a `with mip.at(...)` block of this Autoencoder, which runs with one h at a time; use "
+        "a lock around the block, or a copy.deepcopy of the network, or mip.materialize, for each thread."
+    ]
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
 
 
 def test_the_callers_h_is_not_changed() -> None:
