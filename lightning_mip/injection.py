@@ -50,6 +50,7 @@ class Injector:
         names: generated parameter -> all its names in the primary.
         h: the values in force, or None.
         recipe: how the hypernetwork was made, so that a new one can be: arguments, or a function; None if not known.
+        by_hand: called before each run outside of any block; None for nothing.
     """
 
     def __init__(self, root: nn.Module, hypernet: HyperNetwork, names: dict[str, list[str]]) -> None:
@@ -60,6 +61,7 @@ class Injector:
         self._recurrent = [_split(f"{name}.")[0] for name, m in root.named_modules() if isinstance(m, nn.RNNBase)]
         self.h: Mapping[str, Tensor] | None = None
         self.recipe: Mapping[str, Any] | Callable[..., HyperNetwork] | None = None
+        self.by_hand: Callable[[], None] | None = None
         self.frozen: list[str] = []
         self._generated: Generated | None = None
         self._paused = False
@@ -90,6 +92,8 @@ class Injector:
         """Make sure, before ``module`` runs, that fresh weights are in place."""
         if self._paused:
             return
+        if self.by_hand is not None and not (self._blocks or self._in_use or torch.compiler.is_compiling()):
+            self.by_hand()
         if self._outdated(module):
             self._refresh()
         if self._generated is not None:

@@ -127,7 +127,7 @@ class Hypernetize(L.Callback):
             self._undo_setup.enter_context(replaced(pl_module, {"configure_model": attach}))
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Put the module's own methods back; the hypernetwork stays attached."""
+        """Put the module's own methods back; the hypernetwork stays attached, and its training with the callback."""
         self._undo_setup.close()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -320,6 +320,8 @@ class Hypernetize(L.Callback):
             pl_module.register_load_state_dict_pre_hook(start_from_plain)
         setattr(pl_module, BOUND, list(self.bound_paths))
         keep_on_each_rank(pl_module, self.bound_paths)
+        self._injector.by_hand = None
+        self._undo_setup.callback(setattr, self._injector, "by_hand", functools.partial(_refuse_training, pl_module))
         self._injector.h = self.space.center()
 
     def _record(self) -> dict[str, Any]:
@@ -415,6 +417,17 @@ class Hypernetize(L.Callback):
                     f"layer's attribute instead (such as '{self._path}.dropout.p'); leave it out of bind if nothing is "
                     "to read it."
                 )
+
+
+def _refuse_training(pl_module: Any) -> None:
+    """Raise if a Trainer without the plug-in trains the module: all of it would be at the center of the priors."""
+    trainer = pl_module._trainer
+    if trainer is not None and trainer.training and torch.is_grad_enabled():
+        raise MisconfigurationException(
+            f"{type(pl_module).__name__} was hypernetized by Hypernetize, but this Trainer has none among its "
+            "callbacks, so nothing draws h; give it the callback again, or train mip.dehypernetize(module), which is "
+            "theta0 alone."
+        )
 
 
 def _find(pl_module: Any, target: str | None) -> tuple[str, nn.Module]:

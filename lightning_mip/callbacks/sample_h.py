@@ -74,6 +74,7 @@ class SampleH(L.Callback):
         check_whole_parameters(trainer, pl_module)
         if stage == "fit":
             check_dense_gradients(trainer, pl_module._injector)
+        pl_module.wrap_steps()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Match the optimizer; refuse ones that leave out the hypernetwork, such as one of the primary alone."""

@@ -638,6 +638,23 @@ def test_fitting_twice_goes_on_with_the_same_hypernetwork(trainer: Trainers) -> 
     assert drawn(module) == [*sequence(EPOCHS * BATCHES)] * 2
 
 
+def test_training_again_without_the_callback_is_refused_until_it_is_detached(trainer: Trainers) -> None:
+    module = habits.InInit()
+    trainer(callbacks=[plugin()]).fit(module, loader(), loader(seed=1))
+    text = (
+        "InInit was hypernetized by Hypernetize, but this Trainer has none among its callbacks, so nothing draws h; "
+        "give it the callback again, or train mip.dehypernetize(module), which is theta0 alone."
+    )
+    for each in (module, copy.deepcopy(module)):
+        with pytest.raises(MisconfigurationException, match=exactly(text)):
+            trainer().fit(each, loader(), loader(seed=1))
+        trainer(callbacks=[plugin()]).fit(each, loader(), loader(seed=1))
+    trainer().validate(module, loader(seed=1), verbose=False)
+    module(torch.ones(2, 3)).sum().backward()  # by hand, at the center
+    mip.dehypernetize(module)
+    trainer().fit(module, loader(), loader(seed=1))
+
+
 def test_a_module_is_attached_anew_once_it_is_detached(trainer: Trainers) -> None:
     module = habits.InInit()
     trainer(callbacks=[plugin()]).fit(module, loader(), loader(seed=1))
