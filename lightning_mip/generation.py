@@ -93,7 +93,7 @@ class Generated:
     @property
     def ended(self) -> bool:
         """Whether the transformation in which they were made is over."""
-        dead = torch._C._functorch.is_dead_tensor_wrapper
+        dead = torch._C._functorch.is_dead_tensor_wrapper  # type: ignore[attr-defined]
         return self.transformed and any(map(dead, self.weights.values()))
 
     @property

@@ -25,6 +25,10 @@ from lightning_mip.selection import split_name
 from lightning_mip.shown import shown
 
 _SHOWN = 5
+_REPLACED = (
+    "a layer was replaced, wrapped, pruned or parametrized since. Do that before the network is hypernetized, or undo "
+    "it, mip.dehypernetize, do it, and hypernetize anew."
+)
 # Names of modules, from the root down.
 _Path = tuple[str, ...]
 # Changes with a write to the parameter, and when training of it is switched on or off. No Python of its own, as each
@@ -223,6 +227,11 @@ class Injector:
             deltas = self.hypernet(h)
         for name, delta in deltas.items():
             theta0 = own[name]
+            if theta0.shape != self.hypernet.shapes[name]:
+                raise RuntimeError(
+                    f"The parameter {name} has shape {tuple(theta0.shape)}, but "
+                    f"{tuple(self.hypernet.shapes[name])} is generated: {_REPLACED}"
+                )
             delta = delta.to(theta0.dtype)
             # A copy, as the deltas are views of one tensor and a layer may write to its weight (max_norm of Embedding).
             weights[name] = theta0 + delta if residual else delta.clone()
@@ -407,11 +416,16 @@ class Injector:
     def _theta0(self) -> dict[str, Tensor]:
         """The primary's own parameters that generated ones stand in for."""
         owners = self._owners()
-        own = {}
+        own: dict[str, Tensor] = {}
         for name, places in self._places.items():
             path, attribute = places[0]
-            own[name] = owners[path]._parameters[attribute]
-        return own  # type: ignore[return-value]
+            found = owners[path]._parameters.get(attribute)
+            if found is None:
+                raise RuntimeError(
+                    f"There is no parameter {name} to generate in {type(self.root).__name__}: {_REPLACED}"
+                )
+            own[name] = found
+        return own
 
     def _owners(self) -> dict[_Path, nn.Module]:
         # Looked up anew each time: SyncBatchNorm conversion and precision plug-ins replace submodules.
@@ -420,7 +434,12 @@ class Injector:
     def _module(self, path: _Path) -> nn.Module:
         module = self.root
         for name in path:
-            module = module._modules[name]  # type: ignore[assignment]
+            child = module._modules.get(name)
+            if child is None:
+                raise RuntimeError(
+                    f"There is no module {'.'.join(path)} to generate in {type(self.root).__name__}: {_REPLACED}"
+                )
+            module = child
         return module
 
 

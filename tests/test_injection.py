@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
@@ -1006,6 +1007,48 @@ def test_a_wrong_block_is_an_error_at_its_beginning(
 ) -> None:
     with pytest.raises(error, match=exactly(text)), mip.at(make(), h):
         pytest.fail("entered")
+
+
+def _wrap(net: nn.Module) -> None:
+    net.encoder = nn.Sequential(net.encoder)
+
+
+def _drop(net: nn.Module) -> None:
+    del net.encoder
+
+
+_GONE = "There is no parameter encoder.weight to generate in Autoencoder: "
+_REPLACED = (
+    "a layer was replaced, wrapped, pruned or parametrized since. Do that before the network is hypernetized, or undo "
+    "it, mip.dehypernetize, do it, and hypernetize anew."
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda net: prune.l1_unstructured(net.encoder, "weight", 0.5), _GONE),
+        (lambda net: nn.utils.parametrizations.weight_norm(net.encoder), _GONE),
+        (_wrap, _GONE),
+        (_drop, "There is no module encoder to generate in Autoencoder: "),
+        (
+            lambda net: setattr(net, "encoder", nn.Linear(FEATURES, 1).double()),
+            f"The parameter encoder.weight has shape (1, {FEATURES}), but (3, {FEATURES}) is generated: ",
+        ),
+    ],
+    ids=["pruned", "weight_norm", "wrapped", "dropped", "another shape"],
+)
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_layer_that_is_changed_after_the_attach_is_named(
+    change: Callable[[nn.Module], object], told: str, residual: bool
+) -> None:
+    net, _, _ = pair(Autoencoder(), residual=residual)
+    with mip.at(net, lam=0.3):
+        net(batch())
+    change(net)
+    for use in (lambda: mip.at(net, lam=0.3).__enter__(), lambda: mip.materialize(net, lam=0.3)):
+        with pytest.raises(RuntimeError, match=exactly(told + _REPLACED)):
+            use()
 
 
 @pytest.mark.parametrize("call", ["network", "child"])
