@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+version_of = operator.attrgetter("_version")
 
 RERUN = (
     "The network runs again during the backward (activation checkpointing), but the weights of its forward are no "
@@ -52,12 +55,14 @@ class Mark:
         backwards: the record of their network.
         ran: a module was called with them.
         spent: a backward has used them: an optimizer may have changed what they are made of.
+        versions: theirs at the end of that backward; before it a layer may write to its weight (max_norm of Embedding).
     """
 
     h: Mapping[str, Tensor]
     backwards: Backwards
     ran: bool = False
     spent: bool = False
+    versions: Sequence[int] = ()
 
 
 @dataclass
@@ -125,6 +130,7 @@ class Generate(torch.autograd.Function):
         if seen.task == torch._C._current_graph_task_id() and seen.h is not ctx.mark.h:
             raise RuntimeError(RERUN)
         ctx.mark.spent = True
+        ctx.mark.versions = [*map(version_of, ctx.generated)]  # the generated tensors share theirs with the weights
         seen.reached.update(index for index, gradient in enumerate(gradients) if gradient is not None)
         generated, again = ctx.generated, torch.is_grad_enabled()
         if again:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark, check_rerun
+from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark, check_rerun, version_of
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.selection import split_name
 from lightning_mip.shown import shown
@@ -74,6 +74,7 @@ class Injector:
         self._blocks: list[_Block] = []
         self._backwards = Backwards()
         self._checked = False
+        self._warned = False
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a network starts outside of any `at` block, wherever it was made."""
@@ -121,6 +122,7 @@ class Injector:
                 self._install(kept.weights)
             yield self._generated
         finally:
+            self._check_unwritten()
             self._close(block)
         if self._generated is None:
             self._check_used()
@@ -213,6 +215,7 @@ class Injector:
 
     def clear(self) -> None:
         """Forget the generated weights."""
+        self._check_unwritten()
         self._generated, self._in_use = None, False
         self._remove()
         self._check_used()
@@ -327,6 +330,7 @@ class Injector:
         if torch.compiler.is_compiling():
             self._install(self.weights(h))
             return
+        self._check_unwritten()
         self._remove()
         mark = Mark(h, self._backwards)
         # Of one node, torch.func and forward-mode AD see none of its inside.
@@ -388,6 +392,24 @@ class Injector:
                 "one.",
                 stacklevel=6,
             )
+
+    def _check_unwritten(self) -> None:
+        """Warn, once, of generated tensors that were written to since their backward, which nothing will see."""
+        now = self._generated
+        if self._warned or now is None or not now.mark.spent:
+            return
+        changed = [*map(version_of, now.weights.values())]
+        if changed == now.mark.versions:
+            return
+        self._warned = True
+        each = zip(now.weights, changed, now.mark.versions, strict=True)
+        names = [name for name, version, before in each if version != before]
+        warnings.warn(
+            f"A write to the generated weight {names[0]} after its backward is lost, as it is no parameter. Write to "
+            "theta0 outside of the step, such as in on_train_batch_end; to keep theta(h) in bounds, register a "
+            "parametrization (torch.nn.utils.parametrize) before the network is hypernetized.",
+            stacklevel=5,
+        )
 
     def _install(self, weights: Mapping[str, Tensor]) -> None:
         self._installed = True

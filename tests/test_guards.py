@@ -258,3 +258,27 @@ def test_lightnings_pruning_is_refused_with_what_to_do(trainer: Trainers) -> Non
     )
     with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
         trainer(callbacks=[pruning]).fit(model, loader(), loader(seed=1))
+
+
+@leaf_spec
+def test_weights_that_are_clamped_after_the_optimizers_step_are_named(trainer: Trainers) -> None:
+    class Clamping(Evaluated):
+        hook = "optimizer_step"
+
+        def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            super().optimizer_step(*args, **kwargs)
+            self.clamp() if self.hook == "optimizer_step" else None
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.clamp() if self.hook == "on_train_batch_end" else None
+
+        @torch.no_grad()
+        def clamp(self) -> None:
+            self.primary.first.weight.clamp_(-0.01, 0.01)
+
+    with pytest.warns(UserWarning, match=r"^A write to the generated weight first\.weight after its backward is lost"):
+        trainer().fit(make(Clamping), loader(), loader(seed=1))
+    model = make(Clamping)
+    model.hook = "on_train_batch_end"
+    trainer().fit(model, loader(), loader(seed=1))
+    assert model.primary.first.weight.abs().max() <= 0.01

@@ -938,6 +938,40 @@ def test_weights_whose_norm_overflows_are_finite_all_the_same() -> None:
         assert net.weight.isfinite().all()
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_a_write_to_a_generated_weight_after_its_backward_is_named_once(
+    again: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    net, _, _ = pair(Autoencoder())
+    text = (
+        "A write to the generated weight encoder.weight after its backward is lost, as it is no parameter. Write to "
+        "theta0 outside of the step, such as in on_train_batch_end; to keep theta(h) in bounds, register a "
+        "parametrization (torch.nn.utils.parametrize) before the network is hypernetized."
+    )
+
+    def step() -> None:
+        with mip.at(net, lam=0.3):
+            loss(net(batch())).backward()
+            with torch.no_grad():
+                net.encoder.weight.clamp_(-0.01, 0.01)
+            if again:
+                net(batch())
+
+    with pytest.warns(UserWarning, match=exactly(text)):
+        step()
+    step()
+    assert not recwarn.list
+
+
+def test_a_layer_may_write_to_its_generated_weight() -> None:
+    net = nn.Sequential(nn.Embedding(5, 3, max_norm=0.1), nn.Linear(3, 1))
+    attach(net)
+    for _ in range(2):
+        with mip.at(net, lam=0.3):
+            for _ in range(2):
+                net(torch.arange(5)).sum().backward()
+
+
 def two_of_them() -> nn.Module:
     both = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     attach(both["a"])
