@@ -1051,11 +1051,11 @@ def _drop(net: nn.Module) -> None:
     del net.encoder
 
 
-_GONE = "There is no parameter encoder.weight to generate in Autoencoder: "
 _REPLACED = (
     "a layer was replaced, wrapped, pruned or parametrized since. Do that before the network is hypernetized, or undo "
     "it, mip.dehypernetize, do it, and hypernetize anew."
 )
+_GONE = "There is no parameter encoder.weight to generate in Autoencoder: " + _REPLACED
 
 
 @pytest.mark.parametrize(
@@ -1064,10 +1064,10 @@ _REPLACED = (
         (lambda net: prune.l1_unstructured(net.encoder, "weight", 0.5), _GONE),
         (lambda net: nn.utils.parametrizations.weight_norm(net.encoder), _GONE),
         (_wrap, _GONE),
-        (_drop, "There is no module encoder to generate in Autoencoder: "),
+        (_drop, "There is no module encoder to generate in Autoencoder: " + _REPLACED),
         (
             lambda net: setattr(net, "encoder", nn.Linear(FEATURES, 1).double()),
-            f"The parameter encoder.weight has shape (1, {FEATURES}), but (3, {FEATURES}) is generated: ",
+            f"The parameter encoder.weight has shape (1, {FEATURES}), but (3, {FEATURES}) is generated: " + _REPLACED,
         ),
     ],
     ids=["pruned", "weight_norm", "wrapped", "dropped", "another shape"],
@@ -1081,7 +1081,7 @@ def test_a_layer_that_is_changed_after_the_attach_is_named(
         net(batch())
     change(net)
     for use in (lambda: mip.at(net, lam=0.3).__enter__(), lambda: mip.materialize(net, lam=0.3)):
-        with pytest.raises(RuntimeError, match=exactly(told + _REPLACED)):
+        with pytest.raises(RuntimeError, match=exactly(told)):
             use()
 
 
