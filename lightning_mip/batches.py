@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import inspect
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from lightning_mip.shown import shown
 
@@ -37,22 +40,51 @@ def inputs_of(network: nn.Module, batch: Any) -> tuple[Any, ...]:
     return tuple(batch[: max(len(required), 1)])
 
 
+def copied(batch: Any) -> Any:
+    """A batch whose tensors and containers a step may write to, and the given one stays as it is."""
+    if hasattr(batch, "clone"):  # a tensor, or what stands for several: a TensorDict, a graph
+        return batch.clone()
+    if _is_array(batch):
+        return copy.copy(batch)
+    if isinstance(batch, MutableMapping):
+        result = copy.copy(batch)  # of the same class
+        result.update({key: copied(value) for key, value in batch.items()})
+        return result
+    if isinstance(batch, (list, tuple)):
+        values = [copied(value) for value in batch]
+        return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        record: Any = copy.copy(batch)
+        for field in dataclasses.fields(batch):
+            object.__setattr__(record, field.name, copied(getattr(batch, field.name)))  # also where it is frozen
+        return record
+    return batch
+
+
 def split_batch(batch: Any, parts: int) -> list[tuple[Any, int]]:
     """Split a batch into ``parts`` of nearly equal size.
 
     Tensors, and plain sequences as long as the batch, are split along their first dimension, in tuples, lists and
-    mappings of any depth; everything else goes to every part.
+    mappings of any depth; numbers, strings and tensors without dimensions go to every part.
 
     Returns:
         (part, number of samples) of each.
 
     Raises:
-        ValueError: the batch has fewer samples than parts.
+        ValueError: the batch has fewer samples than parts, or its tensors do not say how many.
+        TypeError: it holds something else that holds samples, such as a PackedSequence.
     """
-    size = batch_size(batch)
-    if size is None or size < parts:
+    sizes = dict(_sizes(batch, "batch", parts))
+    if len(set(sizes.values())) > 1:
         raise ValueError(
-            f"draws_per_batch={parts} needs at least {parts} samples in a batch, but one has {size or 0}; raise the "
+            f"draws_per_batch={parts} splits a batch along the first dimension of its tensors, but theirs differ: "
+            f"{', '.join(f'{path} has {size}' for path, size in sizes.items())}. Let collate_fn stack or pad them to "
+            f"one size, with constants in the module; or {_smaller(parts)}."
+        )
+    size = next(iter(sizes.values()), 0)
+    if size < parts:
+        raise ValueError(
+            f"draws_per_batch={parts} needs at least {parts} samples in a batch, but one has {size}; raise the "
             "batch size, set drop_last=True, or lower draws_per_batch."
         )
     bounds = [size * k // parts for k in range(parts + 1)]
@@ -60,17 +92,48 @@ def split_batch(batch: Any, parts: int) -> list[tuple[Any, int]]:
     return [(_slice(batch, size, low, high), high - low) for low, high in pairs]
 
 
+def _sizes(item: Any, path: str, parts: int) -> Iterator[tuple[str, int]]:
+    """The length of each array with a batch dimension, by where it is."""
+    if _is_array(item):
+        if item.ndim:
+            yield path, len(item)
+    elif isinstance(item, PackedSequence) or dataclasses.is_dataclass(item) or _is_opaque(item):
+        raise TypeError(
+            f"draws_per_batch={parts} splits tensors in tuples, lists and mappings, but {path} is a "
+            f"{type(item).__name__}; let collate_fn give its tensors and make it in the step; or {_smaller(parts)}."
+        )
+    elif isinstance(item, Mapping):
+        for key, value in item.items():
+            yield from _sizes(value, f"{path}[{key!r}]", parts)
+    elif _is_sequence(item):
+        for index, value in enumerate(item):
+            yield from _sizes(value, f"{path}[{index}]", parts)
+
+
+def _smaller(parts: int) -> str:
+    return f"take smaller batches and Trainer(accumulate_grad_batches={parts}), where each draws its own h"
+
+
+def _is_opaque(item: Any) -> bool:
+    """Whether it is moved to devices like a tensor, and so holds some: a graph, say."""
+    return hasattr(item, "to") and not isinstance(item, Mapping)
+
+
 def _slice(item: Any, size: int, low: int, high: int) -> Any:
-    if isinstance(item, Tensor):
-        return item[low:high] if item.ndim and len(item) == size else item
+    if _is_array(item):
+        return item[low:high] if item.ndim else item
     if isinstance(item, Mapping):
         return {key: _slice(value, size, low, high) for key, value in item.items()}
     if not _is_sequence(item):
         return item
-    if len(item) == size and not any(isinstance(value, (Tensor, Mapping)) or _is_sequence(value) for value in item):
+    if len(item) == size and batch_size(item) is None:  # one item per sample
         return item[low:high]
     values = [_slice(value, size, low, high) for value in item]
     return type(item)(*values) if hasattr(item, "_fields") else type(item)(values)
+
+
+def _is_array(item: Any) -> bool:
+    return isinstance(item, Tensor) or type(item).__module__ == "numpy"
 
 
 def _is_sequence(item: Any) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+# An object, or a mapping, and the name of what it holds.
+Place = tuple[Any, str]
 # Attribute of the LightningModule that lists the paths that the plug-in binds.
 BOUND = "_bound_to_h"
 # Attribute that DDP reads: names of what it does not synchronize.
@@ -65,29 +67,61 @@ def keep_on_each_rank(root: nn.Module, paths: Iterable[str]) -> None:
         setattr(root, _LEFT_TO_RANKS, list(dict.fromkeys([*already, *names])))
 
 
-@contextmanager
-def bound(root: Any, h: Mapping[str, Tensor]) -> Iterator[None]:
+def bound(root: Any, h: Mapping[str, Tensor]) -> AbstractContextManager[None]:
     """Let the attributes at the paths ``h`` hold its values inside the block, and what they held before afterwards."""
-    places = [_resolve(root, path) for path in h]
-    originals = [_read(*place) for place in places]
+    return held({path: _resolve(root, path) for path in h}, h)
+
+
+def places_inside(root: Any, network: nn.Module, paths: Iterable[str]) -> dict[str, Place]:
+    """Those attributes at ``paths`` of a module that its network itself can read."""
+    known = {id(value) for child in network.modules() for value in (child, *vars(child).values())}
+    inside = {}
+    for path in paths:
+        owner, found = root, root is network
+        *parents, name = path.split(".")
+        for part in parents:
+            owner = _read(owner, part)
+            found |= id(owner) in known
+        if found:
+            inside[path] = owner, name
+    return inside
+
+
+def write_into(copies: Mapping[int, Any], places: Mapping[str, Place], h: Mapping[str, Tensor]) -> None:
+    """Write ``h`` into the copies of the owners of ``places``: id of an owner -> copy, as in the memo of a deepcopy."""
+    for path, value in values_at(places, h).items():
+        owner, name = places[path]
+        if id(owner) in copies:
+            _write(copies[id(owner)], name, value)
+
+
+def values_at(places: Mapping[str, Place], h: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What ``h`` is at each of ``places``."""
+    return {path: like(_read(*place), h[path]) for path, place in places.items()}
+
+
+@contextmanager
+def held(places: Mapping[str, Place], h: Mapping[str, Tensor]) -> Iterator[None]:
+    """The same as `bound`, where the places are known."""
+    originals = {path: _read(*place) for path, place in places.items()}
     try:
-        for place, original, value in zip(places, originals, h.values(), strict=True):
-            _write(*place, like(original, value))
+        for path, place in places.items():
+            _write(*place, like(originals[path], h[path]))
         yield
     finally:
-        for place, original in zip(places, originals, strict=True):
-            _write(*place, original)
+        for path, place in places.items():
+            _write(*place, originals[path])
 
 
 def like(original: Any, value: Tensor) -> Any:
-    """Give ``value`` the kind of ``original``: a tensor of its dtype, device and shape, a number, a list of numbers.
+    """A copy of ``value`` of the kind of ``original``: a tensor of its dtype, device and shape, a number, numbers.
 
     Whole numbers stay integers where the original is one; other values do not.
     """
     if isinstance(original, Tensor):
         fits = original.is_floating_point() or bool((value == value.round()).all())
-        # A copy: a module, or DDP, may write to it.
-        return value.to(original.device, original.dtype if fits else value.dtype, copy=True).reshape(original.shape)
+        kind = original.dtype if fits else value.dtype
+        return value.to(original.device, kind, copy=True).reshape(original.shape)
     plain = _digits(value.tolist()) if value.dtype == torch.float32 else value.tolist()
     if isinstance(original, (list, tuple)):
         return type(original)(plain if isinstance(plain, list) else [plain])
@@ -95,13 +129,24 @@ def like(original: Any, value: Tensor) -> Any:
     return type(original)(plain) if whole else plain
 
 
-def written(config: Any, path: str, value: Tensor) -> None:
-    """Write ``value`` at ``path`` of a nested mapping such as saved hyperparameters, if it is there."""
+def written(config: Any, path: str, value: Tensor) -> bool:
+    """Write ``value`` at ``path`` of a mapping such as saved hyperparameters, if it is there; returns whether it is."""
     try:
         owner, name = _resolve(config, path)
     except ValueError:
-        return
+        return False
     _write(owner, name, like(_read(owner, name), value))
+    return True
+
+
+def put(config: Any, path: str, value: Any) -> None:
+    """Write ``value`` at ``path`` of a nested mapping, as it is."""
+    _write(*_resolve(config, path), value)
+
+
+def values_of(root: Any, paths: Iterable[str]) -> dict[str, Any]:
+    """What the attributes at ``paths`` hold."""
+    return {path: _read(*_resolve(root, path)) for path in paths}
 
 
 def _holds_numbers(value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_mip.binding import written
+from lightning_mip.binding import like, written
 from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.own_arguments import is_text
@@ -80,9 +80,18 @@ def saved_hypernetwork(checkpoint: Mapping[str, Any]) -> tuple[HyperNetwork, str
     return hypernet.eval(), target
 
 
-def _of_plugin(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def saved_bind(checkpoint: Mapping[str, Any]) -> list[str]:
+    """The components of ``h`` that the plug-in of a checkpoint's run has bound to attributes."""
+    return list((_state_of_plugin(checkpoint) or {}).get("bind", []))
+
+
+def _state_of_plugin(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
     states = checkpoint.get("callbacks", {}).values()
-    own = next((s for s in states if isinstance(s, Mapping) and {"target", "h", "other_arguments"} <= set(s)), None)
+    return next((s for s in states if isinstance(s, Mapping) and {"target", "h", "other_arguments"} <= set(s)), None)
+
+
+def _of_plugin(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    own = _state_of_plugin(checkpoint)
     if own is None:
         raise ValueError(
             "The checkpoint has no state of Hypernetize: it is of a run without it, or of its weights alone "
@@ -136,7 +145,11 @@ def _activation(config: Any) -> Any:
 
 
 def plain_checkpoint(
-    checkpoint: Mapping[str, Any], hypernet: HyperNetwork, target: str, h: Mapping[str, Any]
+    checkpoint: Mapping[str, Any],
+    hypernet: HyperNetwork,
+    target: str,
+    h: Mapping[str, Any],
+    bound: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Turn a checkpoint of a run with the plug-in into one of the original module.
 
@@ -145,16 +158,19 @@ def plain_checkpoint(
         hypernet: its hypernetwork.
         target: path of the hypernetized network.
         h: component -> value.
+        bound: components that are attributes of the module.
 
     Returns:
-        The checkpoint with ``theta(h)`` as weights, and ``h`` written into its hyperparameters where they have it.
+        The checkpoint with ``theta(h)`` as weights, and ``h`` written into its hyperparameters where they have it, and
+        into its buffers where they are bound to it.
     """
     given = hypernet.space.tensors(h)
     if hypernet.space.is_batched(given):
         raise ValueError(f"h holds several values ({hypernet.space.label(given)}), expected one; export one by one.")
     plain = {key: value for key, value in checkpoint.items() if key not in _OF_TRAINING}
     state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(f"{CHILD}.")}
-    plain["state_dict"] = {**state, **_weights(state, hypernet, target, given)}
+    buffers = {path: like(state[path], given[path]) for path in bound if path in state}
+    plain["state_dict"] = {**state, **buffers, **_weights(state, hypernet, target, given)}
     if "hyper_parameters" in plain:
         plain["hyper_parameters"] = copy.deepcopy(plain["hyper_parameters"])
         for path, value in given.items():

@@ -8,6 +8,7 @@ stopping and schedulers need no change.
 from __future__ import annotations
 
 import copy
+import operator
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +16,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric, MetricCollection
 
+from lightning_mip.batches import copied
 from lightning_mip.generation import Generated
 from lightning_mip.injection import Injector
+from lightning_mip.logged import result_of
 from lightning_mip.metrics import MeanOfMetrics
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
@@ -35,15 +37,16 @@ _LARGE = 2**20
 # What every LightningModule has, of either namespace, and what a HyperLightningModule has; the rest is its author's.
 NOT_THE_AUTHORS = frozenset(vars(L.LightningModule())) | {
     *("_hparams", "_hparams_name", "_hparams_initial"),
-    *("_current", "_draws", "_eval_grid", "_evaluation", "_grid", "_injector", "_predict_h", "_sampler"),
+    *("_current", "_draw_losses", "_draws", "_eval_grid", "_evaluation", "_grid", "_injector", "_predict_h"),
+    "_sampler",
 }
 
 
 class GridEvaluation:
     """One evaluation run of a module on a grid of ``h``.
 
-    The module's attributes and its metrics exist once per grid point, with lists, dicts, sets and tensors copied; at
-    the end the module keeps the attributes of the middle point.
+    The module's attributes and its metrics exist once per grid point, with lists, tuples, dicts, sets and tensors
+    copied; at the end the module keeps the attributes of the middle point.
 
     Args:
         module: the LightningModule.
@@ -73,24 +76,34 @@ class GridEvaluation:
         """Whether a hook is running at one ``h``."""
         return self._active
 
-    def run(self, hook: Callable[[], Any]) -> list[Any]:
-        """Run a hook once per grid point and log the means of what it logs; returns its outputs."""
+    def run(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Run a hook once per grid point and log the means of what it logs; returns its outputs.
+
+        A hook may write to its batch: all points but the last, whose writes are those of a run without a grid, get a
+        copy of the arguments.
+        """
         if not self._states:  # not before: the module may have begun anew in on_validation_start
             self._states = [self._state().clone() for _ in self.grid]
             self._outer = _attributes(self.module)
         self._follow()
-        logs = _Logs(self.module.log, self.labels)
+        logs = _Logs(self.module, self.labels)
         outputs = []
         for index in range(len(self.grid)):
+            own = copied((args, kwargs)) if index + 1 < len(self.grid) else (args, kwargs)
             with self._at(index, logs):
-                outputs.append(hook())
+                outputs.append(hook(*own[0], **own[1]))
         logs.log_means()
         return outputs
 
     def close(self) -> None:
-        """Give the module back its own metrics, and the lists and numbers of the middle grid point."""
+        """Leave the module its own metrics, and the lists and numbers of the middle grid point."""
         if self._states:
-            self._states[len(self._states) // 2].install(self.module, metrics=False)
+            own, middle = self._state().metrics, self._states[len(self._states) // 2]
+            memo: dict[int, Any] = {}
+            for key, metric in own.items():
+                parts = dict(metric.named_modules())
+                memo |= {id(m): parts[name] for name, m in middle.metrics[key].named_modules() if name in parts}
+            _State(own, _copied(middle.attributes, memo)).install(self.module)
         self._kept.clear()
 
     @contextmanager
@@ -121,7 +134,7 @@ class GridEvaluation:
         now = _attributes(self.module)
         changed = {name: value for name, value in now.items() if value is not self._outer.get(name, self)}
         for state in self._states:
-            state.attributes.update(_copied(changed))
+            state.attributes.update(_copied(changed, {}))
         self._outer = now
 
     def _state(self) -> _State:
@@ -160,27 +173,26 @@ class _State:
 
     def clone(self) -> _State:
         """A fresh copy: metrics reset, containers and tensors copied."""
-        metrics = {key: _cloned(metric) for key, metric in self.metrics.items()}
+        memo: dict[int, Any] = {}  # one for all, as what has two names is one thing
+        metrics = {key: _cloned(metric, memo) for key, metric in self.metrics.items()}
         for metric in metrics.values():
             metric.reset()
-        return _State(metrics, _copied(self.attributes))
+        return _State(metrics, _copied(self.attributes, memo))
 
-    def install(self, module: nn.Module, metrics: bool = True) -> None:
+    def install(self, module: nn.Module) -> None:
         for name in _attributes(module):
             if name not in self.attributes:
                 del module.__dict__[name]
         module.__dict__.update(self.attributes)
-        if metrics:
-            for (owner, name), metric in self.metrics.items():
-                owner._modules[name] = metric
+        for (owner, name), metric in self.metrics.items():
+            owner._modules[name] = metric
 
 
 class _Logs:
-    """Stands in for ``module.log``: renames per ``h`` and collects the values whose mean is logged at the end."""
+    """Stands in for ``module.log``: renames per ``h``, and logs the means over the grid at the end."""
 
-    def __init__(self, log: Callable[..., None], labels: Sequence[str]) -> None:
-        self.log, self.labels = log, labels
-        self.values: dict[str, list[Any]] = {}
+    def __init__(self, module: Any, labels: Sequence[str]) -> None:
+        self.module, self.log, self.labels = module, module.log, labels
         self.arguments: dict[str, dict[str, Any]] = {}
 
     def at(self, index: int) -> Callable[..., None]:
@@ -199,26 +211,19 @@ class _Logs:
                 # Lightning looks the attribute up once and would not know a clone that stands in its place.
                 arguments["metric_attribute"] = f"{name}/{self.labels[index]}"
             self.log(f"{name}/{self.labels[index]}", value, prog_bar=False, **arguments)
-            self.values.setdefault(name, []).append(value)
             self.arguments[name] = {**arguments, "prog_bar": prog_bar}
 
         return log
 
     def log_means(self) -> None:
-        for name, values in self.values.items():
-            arguments = self.arguments[name]
-            if isinstance(values[0], Metric):
-                arguments["metric_attribute"] = name
-                mean: Any = MeanOfMetrics(values)
+        """Log, under each plain name, the mean of what Lightning makes of the values of each ``h``."""
+        for name, arguments in self.arguments.items():
+            by_dataloader = arguments.get("add_dataloader_idx", True)
+            found = [result_of(self.module, f"{name}/{label}", by_dataloader) for label in self.labels]
+            if logged := [each for each in found if each is not None and not each.has_reset]:
+                mean = MeanOfMetrics(logged)
                 mean.update()
-            else:
-                mean = torch.stack([_precise(torch.as_tensor(value).detach()) for value in values]).mean()
-            self.log(name, mean, **arguments)
-
-
-def _precise(value: Tensor) -> Tensor:
-    """Single precision at least, as Lightning keeps what is logged."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
+                self.log(name, mean, **{**arguments, "metric_attribute": name})
 
 
 def _metrics(module: nn.Module) -> Iterator[tuple[tuple[nn.Module, str], nn.Module]]:
@@ -233,28 +238,48 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in NOT_THE_AUTHORS}
 
 
-def _cloned(metric: Any) -> Any:
+def _cloned(metric: Any, memo: dict[int, Any]) -> Any:
     """Clone a metric, also one that holds a graph, as those of training may."""
     held = [leaf for child in metric.modules() for leaf in tree_leaves(vars(child)) if isinstance(leaf, Tensor)]
-    return copy.deepcopy(metric, {id(tensor): tensor.detach() for tensor in held if not tensor.is_leaf})
+    memo.update({id(t): t.detach().clone() for t in held if not t.is_leaf and id(t) not in memo})
+    return copy.deepcopy(metric, memo)
 
 
-def _copied(value: Any) -> Any:
-    """Copy what a step may fill in place, at every depth; the rest is shared."""
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """Copy what a step may fill in place, at every depth; the rest is shared.
+
+    Args:
+        value: what to copy.
+        memo: id -> copy, as of ``copy.deepcopy``.
+    """
+    if id(value) not in memo:
+        copies = _copy(value, memo)
+        if copies is value:
+            return value
+        memo[id(value)] = copies
+    return memo[id(value)]
+
+
+def _copy(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, Metric):
-        return _cloned(value)
+        return _cloned(value, memo)
     if isinstance(value, Tensor):
         return value if isinstance(value, nn.Parameter) or value.numel() > _LARGE else value.clone()
     if type(value).__module__ == "numpy":
         return copy.copy(value)
-    if not isinstance(value, (list, dict, set, deque)) or len(value) > _LARGE:
+    if not isinstance(value, (list, tuple, dict, set, deque)) or len(value) > _LARGE:
         return value
-    result = copy.copy(value)  # unlike the method of a dict, of the same class
+    if isinstance(value, tuple):
+        items = [_copied(item, memo) for item in value]
+        if all(map(operator.is_, items, value)):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    result = memo[id(value)] = copy.copy(value)  # unlike the method of a dict, of the same class
     if isinstance(result, dict):
-        result.update({key: _copied(item) for key, item in result.items()})
+        result.update({key: _copied(item, memo) for key, item in result.items()})
     elif not isinstance(result, set):
         result.clear()
-        result.extend(map(_copied, value))
+        result.extend(_copied(item, memo) for item in value)
     return result
 
 

@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_mip.batches import batch_size
+from lightning_mip.binding import BOUND, held, like, values_at, written
 from lightning_mip.callbacks.sample_h import is_hyper
-from lightning_mip.checkpoints import GIVEN_AGAIN, plain_checkpoint, read_checkpoint, saved_hypernetwork
+from lightning_mip.checkpoints import GIVEN_AGAIN, plain_checkpoint, read_checkpoint, saved_bind, saved_hypernetwork
 from lightning_mip.example_inputs import example_inputs
 from lightning_mip.hypernetize import materialize
 from lightning_mip.injection import Injector, evaluated, the_injector
@@ -53,6 +54,8 @@ class Exported:
             output where that is above 1; without an example, between the weights themselves.
         samples: how many samples the example has; None if the weights were compared.
         batch: the only batch size that a program takes; None for any.
+        attributes: path -> value of what the plug-in sets to ``h`` in the network and weights cannot hold; set it on
+            the network that loads them.
     """
 
     path: Path
@@ -62,14 +65,16 @@ class Exported:
     difference: float
     samples: int | None
     batch: int | None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         compared = "the generated weights" if self.samples is None else "the output of the hypernetized network"
         on = "" if self.samples is None else f" on {self.samples} samples"
         size = f"; takes batches of {self.batch} only" if self.batch else ""
+        set_there = ", ".join(f"{path} = {value}" for path, value in self.attributes.items())
         return (
             f"{self.path}: {self.format} of {self.network} at {self.h}; differs from {compared} by "
-            f"{self.difference:.1e}{on}{size}"
+            f"{self.difference:.1e}{on}{size}" + (f"; holds no attributes: set {set_there}" if set_there else "")
         )
 
 
@@ -133,6 +138,7 @@ def export(
         difference=_difference(injector, given, plain, run, inputs),
         samples=None if inputs is None else batch_size([*inputs[0], *inputs[1].values()]) or 1,
         batch=only_batch_size(run, inputs) if inputs and kind in ("torch_export", "onnx") else None,
+        attributes=_attributes(source, injector, given, kind),
     )
     _check(exported, plain)
     return exported
@@ -181,7 +187,8 @@ def _of_checkpoint(
         )
     checkpoint = read_checkpoint(source)
     hypernet, target = saved_hypernetwork(checkpoint)
-    plain = plain_checkpoint(checkpoint, hypernet, target, h)
+    bind = saved_bind(checkpoint)
+    plain = plain_checkpoint(checkpoint, hypernet, target, h, bind)
     if GIVEN_AGAIN in checkpoint:
         _make_plain(plain)
     weights = {
@@ -192,8 +199,17 @@ def _of_checkpoint(
     torch.save(weights if kind == "state_dict" else plain, path)
     read = torch.load(path, map_location="cpu", weights_only=True)
     difference = _apart_most(_leaves(read), _leaves(weights if kind == "state_dict" else plain))
-    label = hypernet.space.label(_one(hypernet.space, h))
-    return Exported(path, kind, target or "the network", label, difference, samples=None, batch=None)
+    given = _one(hypernet.space, h)
+    saved = plain.get("hyper_parameters", {}) if kind == "checkpoint" else {}
+    attributes = {
+        name: like(0.0, given[name])
+        for name in bind
+        if name.startswith(f"{target}." if target else "")
+        and name not in plain["state_dict"]
+        and not written(saved, name.removeprefix("hparams."), given[name])
+    }
+    label = hypernet.space.label(given)
+    return Exported(path, kind, target or "the network", label, difference, None, None, attributes)
 
 
 def _write_weights(
@@ -210,7 +226,8 @@ def _write_weights(
             f"format='checkpoint' is for LightningModules, but {type(module).__name__} is none; use 'state_dict'."
         )
     name = next(name for name, child in module.named_modules() if child is injector.root)
-    checkpoint = plain_checkpoint(_saved(module), injector.hypernet, name.removesuffix("_orig_mod").rstrip("."), h)
+    target = name.removesuffix("_orig_mod").rstrip(".")
+    checkpoint = plain_checkpoint(_saved(module), injector.hypernet, target, h, getattr(module, BOUND, []))
     prefix = f"{name}." if name else ""
     checkpoint["state_dict"] |= {f"{prefix}{key}": value for key, value in plain.state_dict().items()}
     if is_hyper(module):
@@ -219,6 +236,19 @@ def _write_weights(
     state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]  # of this process, a line above
     found.load_state_dict({key: state[f"{prefix}{key}"] for key in found.state_dict()})
     return found
+
+
+def _attributes(source: nn.Module, injector: Injector, h: Mapping[str, Tensor], kind: Format) -> dict[str, Any]:
+    """What the network reads beside its weights, as far as the file does not hold it."""
+    if kind in ("torch_export", "onnx"):
+        return {}
+    saved = copy.deepcopy(dict(getattr(source, "hparams", {}))) if kind == "checkpoint" else {}
+    return {
+        path: value
+        for path, value in values_at(injector.bound, h).items()
+        if injector.bound[path][1] not in getattr(injector.bound[path][0], "_buffers", {})
+        and not written(saved, path.removeprefix("hparams."), h[path])
+    }
 
 
 def _make_plain(checkpoint: dict[str, Any]) -> None:
@@ -252,7 +282,8 @@ def _difference(
     if inputs is None:
         return _apart_most(_leaves(run.state_dict()), _leaves(plain.state_dict()))
     args, kwargs = inputs
-    with torch.no_grad(), evaluated(injector.root), _buffers_of(plain, injector.root), injector.at(h):
+    at_h = injector.at(h), held(injector.bound, h)
+    with torch.no_grad(), evaluated(injector.root), _buffers_of(plain, injector.root), at_h[0], at_h[1]:
         expected = _leaves(injector.root(*args, **kwargs))
     with torch.no_grad():
         return _apart_most(_leaves(run(*args, **kwargs)), expected)

@@ -75,15 +75,15 @@ class GridHooks:
     def _run(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         name = hook.__name__
         with parameters_kept(self.evaluation.module, name) if "_epoch_" in name else nullcontext():
-            self.evaluation.run(functools.partial(hook, *args, **kwargs))
+            self.evaluation.run(hook, *args, **kwargs)
 
     def _step(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         module, network = self.evaluation.module, self.evaluation.injector.root
         with watch(module, network) if self._watch else nullcontext():
             self._watch = False
-            self._outputs = self.evaluation.run(functools.partial(hook, *args, **kwargs))
+            self._outputs = self.evaluation.run(hook, *args, **kwargs)
         return self._outputs[len(self._outputs) // 2]
 
     def _batch_end(self, hook: Callable[..., Any], output: Any, *args: Any, **kwargs: Any) -> None:
         outputs = iter(self._outputs)
-        self.evaluation.run(lambda: hook(next(outputs), *args, **kwargs))
+        self.evaluation.run(lambda *own, **named: hook(next(outputs), *own, **named), *args, **kwargs)

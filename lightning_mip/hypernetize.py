@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from lightning_mip.batches import inputs_of
+from lightning_mip.binding import write_into
 from lightning_mip.hypernetwork import HyperNetwork, Priors
 from lightning_mip.injection import Injector, check_module, evaluated, injectors, the_injector
 from lightning_mip.report import Summary, available_memory, summarize
@@ -127,6 +128,8 @@ def materialize(
 ) -> nn.Module:
     """Take out the plain network for one ``h``: a copy with ordinary parameters and no trace of the hypernetwork.
 
+    Attributes of the network that the plug-in sets to ``h`` (``net.dropout.p``) hold its value in the copy.
+
     Args:
         module: a hypernetized network, or a LightningModule (any module) that holds exactly one.
         h: component -> value.
@@ -151,6 +154,7 @@ def materialize(
         # The memo stands in for both, so that the copy leaves the hypernetwork behind, also one that the root holds.
         memo = {id(injector): None, id(injector.hypernet): None, **_computed(injector.root)}
         plain = copy.deepcopy(injector.root, memo)
+        write_into(memo, injector.bound, given)
         _remove_hook(plain, None)
         # Torch copies the parameters of scripted modules as tensors that are not trained.
         for name, copied in plain.named_parameters():

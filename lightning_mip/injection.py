@@ -55,6 +55,7 @@ class Injector:
         h: the values in force, or None.
         recipe: how the hypernetwork was made, so that a new one can be: arguments, or a function; None if not known.
         by_hand: called before each run outside of any block; None for nothing.
+        bound: component of ``h`` -> the attribute of the primary, or of what it holds, that the plug-in sets to it.
     """
 
     def __init__(self, root: nn.Module, hypernet: HyperNetwork, names: dict[str, list[str]]) -> None:
@@ -66,6 +67,7 @@ class Injector:
         self.h: Mapping[str, Tensor] | None = None
         self.recipe: Mapping[str, Any] | Callable[..., HyperNetwork] | None = None
         self.by_hand: Callable[[], None] | None = None
+        self.bound: dict[str, tuple[Any, str]] = {}
         self.frozen: list[str] = []
         self._generated: Generated | None = None
         self._paused = False

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
-from lightning_mip.batches import batch_size, check_batches, inputs_of
+from lightning_mip.batches import batch_size, check_batches, copied, inputs_of
 from lightning_mip.binding import bound
 from lightning_mip.callbacks.hypernetize import Hypernetize
 from lightning_mip.callbacks.sample_h import is_hyper
@@ -94,7 +94,7 @@ class FunctionMetric:
             for index, batch in enumerate(self._moved()):
                 for k, h in enumerate(points):
                     with at_h(self.model, h, kept.get(k)) as generated:
-                        values = self._checked(self.metric(self.output(batch, index), batch), batch)
+                        values = self._values(batch, index)
                     if generated.nbytes * len(points) <= KEEP_BYTES:
                         kept[k] = generated
                     rows[k].append(values.double().cpu().reshape(-1))
@@ -118,7 +118,7 @@ class FunctionMetric:
             h = h_of(point)
             with at_h(self.model, h, None):
                 for index, batch in enumerate(self._moved()):
-                    values = self._checked(self.metric(self.output(batch, index), batch), batch)
+                    values = self._values(batch, index)
                     mine = torch.tensor([other == group for other in self._groups(batch, values)])
                     if not mine.any():
                         continue
@@ -141,6 +141,10 @@ class FunctionMetric:
     def _moved(self) -> Iterator[Any]:
         device = next(self.model.parameters()).device
         return (move_data_to_device(batch, device) for batch in self.batches)
+
+    def _values(self, batch: Any, index: int) -> Tensor:
+        own = copied(batch)  # it is run at other h too
+        return self._checked(self.metric(self.output(own, index), own), batch)
 
     def _checked(self, given: Any, batch: Any) -> Tensor:
         size = batch_size(batch)

@@ -191,9 +191,15 @@ class MeanOfMetrics(Metric):
         self.metrics = tuple(metrics)
 
     def update(self) -> None:
-        """Nothing to do: the metrics are updated where they are used."""
+        """Nothing to do but the mean of the last values: the metrics are updated where they are used."""
+        last: list[Any] = [metric._forward_cache for metric in self.metrics]
+        self._forward_cache: Any = None if any(value is None for value in last) else _mean(last)
 
     def compute(self) -> Tensor:
         """Mean over the metrics."""
-        values = torch.stack([torch.as_tensor(metric.compute()) for metric in self.metrics])
-        return values.to(torch.promote_types(values.dtype, torch.float32)).mean(0)
+        return _mean([metric.compute() for metric in self.metrics])
+
+
+def _mean(values: Sequence[Any]) -> Tensor:
+    stacked = torch.stack([torch.as_tensor(value) for value in values])
+    return stacked.to(torch.promote_types(stacked.dtype, torch.float32)).mean(0)

@@ -29,6 +29,7 @@ from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import evaluated, the_injector
+from lightning_mip.logged import forget_earlier
 from lightning_mip.only_imported import only_imported
 from lightning_mip.own_arguments import arguments_of, is_plain
 from lightning_mip.per_sample import run_per_sample
@@ -108,6 +109,7 @@ class HyperLightningModule(L.LightningModule):
         self._injector.h = space.center()
         self._sampler = SampleH()
         self._draws: list[dict[str, Tensor]] = []
+        self._draw_losses: list[tuple[Tensor, Mapping[str, Tensor]]] = []
         self._current: dict[str, Tensor] | None = None
         self._evaluation: GridEvaluation | None = None
 
@@ -115,6 +117,17 @@ class HyperLightningModule(L.LightningModule):
         """Wrap the steps that the subclass or a mix-in of it writes, so that each runs at the right ``h``."""
         super().__init_subclass__(**kwargs)
         wrap_steps(cls, HyperLightningModule)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse another hypernetwork, which the primary would not run with."""
+        injector = self.__dict__.get("_injector") if name == "hypernet" else None
+        if injector is not None and value is not injector.hypernet:
+            raise AttributeError(
+                f"hypernet cannot be replaced by a {type(value).__name__}: the primary runs with the hypernetwork that "
+                f"{type(self).__name__} was made with. Pass another when you make the module, hypernet=..., or load "
+                "weights into this one: model.hypernet.load_state_dict(...)."
+            )
+        super().__setattr__(name, value)
 
     @property
     def space(self) -> HSpace:
@@ -147,9 +160,10 @@ class HyperLightningModule(L.LightningModule):
 
     @property
     def h(self) -> dict[str, Tensor]:
-        """The current ``h``, on the module's device: name -> 0-dim tensor, or of shape (B,) when drawn per sample."""
+        """A copy of the current ``h`` on the module's device: name -> 0-dim tensor, or of shape (B,) per sample."""
         current = self._current if self._current is not None else self._injector.h
-        moved = {name: value.to(self.device, non_blocking=True) for name, value in (current or {}).items()}
+        # Copies, as a step may write to them.
+        moved = {name: value.to(self.device, non_blocking=True, copy=True) for name, value in (current or {}).items()}
         return _Named(self.space, moved)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -308,7 +322,12 @@ class HyperLightningModule(L.LightningModule):
         """Return to the center of the priors."""
         self._injector.clear()
         self._injector.h = self.space.center()
-        self._current, self._draws = None, []
+        self._current, self._draws, self._draw_losses = None, [], []
+
+    def losses(self, loss: Tensor) -> list[tuple[Tensor, Mapping[str, Tensor]]]:
+        """The losses that ``loss`` is the mean of, each with its ``h``: one, or one per draw; called by `SampleH`."""
+        inside = self._injector.active or not self._draw_losses
+        return [(loss, self.h)] if inside else self._draw_losses
 
     def check_finite(self) -> None:
         """Raise FloatingPointError if the weights at the current ``h`` are not finite, naming the tensor."""
@@ -326,6 +345,7 @@ class HyperLightningModule(L.LightningModule):
     def start_evaluation(self) -> None:
         """Begin a validation or test run on the grid; called by `SampleH`."""
         self.release_h()
+        forget_earlier(self)
         if self.h_from_batch is None:
             self._evaluation = GridEvaluation(self, self._injector, self._grid)
 

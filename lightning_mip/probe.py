@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torchmetrics import Metric
 
 from lightning_mip.evaluation import NOT_THE_AUTHORS
 
@@ -24,6 +26,10 @@ _DEPTH, _ITEMS = 4, 1000
 
 class StepProbe:
     """Runs a module's ``training_step`` on one batch, and leaves module, batch, logs and random numbers as they were.
+
+    That holds for tensors, generators and plain containers in the module and the modules in it. What else a step uses
+    up or writes to keeps a trace: an iterator is one item further for each run, and an object of the author's own, a
+    file or a service has seen the runs.
 
     Args:
         trainer: that of the run, at this batch.
@@ -156,14 +162,15 @@ def _restorer(value: Any) -> Callable[[], object]:
     if isinstance(value, Tensor) and not value.requires_grad:
         numbers = value.clone()
         return lambda: value.data.copy_(numbers)
-    if not isinstance(value, (dict, list, set, deque)):
+    if not isinstance(value, (dict, list, tuple, set, deque)):
         return _nothing
     items = copy.copy(value)
     inner = [_restorer(item) for item in (items.values() if isinstance(items, dict) else items)]
 
     def restore() -> None:
-        value.clear()
-        value.extend(items) if isinstance(value, (list, deque)) else value.update(items)
+        if not isinstance(value, tuple):
+            value.clear()
+            value.extend(items) if isinstance(value, (list, deque)) else value.update(items)
         for each in inner:
             each()
 
@@ -177,12 +184,28 @@ def _description(value: Any, depth: int) -> Any:
         return repr(value)
     if isinstance(value, Tensor):
         return id(value), None if value.is_inference() else value._version
-    if isinstance(value, (dict, list, set, deque)):
+    if isinstance(value, (dict, list, tuple, set, deque)):
         items = list(value.values() if isinstance(value, dict) else value)[:_ITEMS]
         return id(value), len(value), [_description(item, depth - 1) for item in items]
-    if isinstance(value, nn.Module) or callable(value) or not hasattr(value, "__dict__") or _of_lightning(value):
+    if type(value).__module__ == "numpy":
+        return id(value), hash(value.tobytes())
+    if isinstance(value, nn.Module):
+        metrics = [part for part in value.modules() if isinstance(part, Metric)]
+        return id(value), [_description(vars(metric), depth - 1) for metric in metrics]
+    if callable(value) or _of_lightning(value):
         return id(value)
-    return id(value), {name: _description(item, depth - 1) for name, item in vars(value).items()}
+    return id(value), {name: _description(item, depth - 1) for name, item in _fields(value).items()}
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Attributes of an object, also of one that has slots."""
+    if hasattr(value, "__dict__"):
+        return dict(vars(value))
+    kind = type(value)
+    if kind.__module__.partition(".")[0] in sys.stdlib_module_names:  # paths keep in theirs what they were asked
+        return {}
+    slots = [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]
+    return {name: getattr(value, name) for name in slots if hasattr(value, name)}
 
 
 def _of_lightning(value: Any) -> bool:

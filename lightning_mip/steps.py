@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lightning as L
 
-from lightning_mip.batches import split_batch
+from lightning_mip.batches import copied, split_batch
 from lightning_mip.callbacks.sample_h import SampleH
-from lightning_mip.probe import parameters_kept, watch
+from lightning_mip.logged import result_of
+from lightning_mip.probe import parameters_kept, replaced, watch
 
 if TYPE_CHECKING:
     from lightning_mip.module import HyperLightningModule
@@ -28,17 +29,42 @@ def on_draws(step: _Method) -> _Method:
         if len(draws) < 2 or self._injector.active:
             return step(self, batch, *args, **kwargs)
         losses, sizes = [], []
-        for h, (part, size) in zip(draws, split_batch(batch, len(draws)), strict=True):
-            with self._injector.at(h):
+        self._draw_losses = []
+        logs = _DrawLogs(self)
+        for draw, (h, (part, size)) in enumerate(zip(draws, split_batch(batch, len(draws)), strict=True)):
+            with self._injector.at(h), replaced(self, {"log": functools.partial(logs.log, draw, size)}):
                 output = step(self, part, *args, **kwargs)
                 loss = output["loss"] if isinstance(output, Mapping) else output
                 if loss is not None:
                     self._injector.keep_for_backward(loss)
+                    self._draw_losses.append((loss.detach(), h))
                     losses.append(loss * size)
                     sizes.append(size)
+        logs.log_means()
         return sum(losses) / sum(sizes) if losses else None
 
     return run  # type: ignore[return-value]
+
+
+class _DrawLogs:
+    """Stands in for ``module.log`` of the parts of a batch: each weighs by its samples."""
+
+    def __init__(self, module: HyperLightningModule) -> None:
+        self.module, self._log = module, module.log
+        self.steps: dict[str, dict[int, tuple[Any, int]]] = {}
+
+    def log(self, draw: int, size: int, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs["batch_size"] = kwargs.get("batch_size") or size
+        self._log(name, value, *args, **kwargs)
+        result = result_of(self.module, name)
+        if result is not None and result.is_tensor and result.meta.on_step:
+            self.steps.setdefault(name, {})[draw] = result._forward_cache, size
+
+    def log_means(self) -> None:
+        """Give the step the mean over its samples, instead of what the last part has logged."""
+        for name, parts in self.steps.items():
+            total = sum(size for _, size in parts.values())
+            result_of(self.module, name)._forward_cache = sum(value * (size / total) for value, size in parts.values())
 
 
 def on_grid(step: _Method) -> _Method:
@@ -55,7 +81,7 @@ def on_grid(step: _Method) -> _Method:
         evaluation.watched |= watched
         guard = watch(self, self.primary) if watched else nullcontext()
         with parameters_kept(self, name) if "_epoch_" in name else guard:
-            return evaluation.run(functools.partial(step, self, *args, **kwargs))
+            return evaluation.run(functools.partial(step, self), *args, **kwargs)
 
     return run  # type: ignore[return-value]
 
@@ -71,7 +97,7 @@ def on_outputs_of_grid(hook: _Method) -> _Method:
                 hook(self, outputs, batch, *args, **kwargs)
             return
         each = iter(outputs)
-        evaluation.run(lambda: hook(self, next(each), batch, *args, **kwargs))
+        evaluation.run(lambda *own, **named: hook(self, next(each), *own, **named), batch, *args, **kwargs)
 
     return run  # type: ignore[return-value]
 
@@ -89,8 +115,9 @@ def at_predict_h(step: _Method) -> _Method:
         if self.predict_h == "grid":
             outputs = {}
             for h in self._grid:
+                own = batch if h is self._grid[-1] else copied(batch)
                 with self._injector.at(h):
-                    outputs[self.space.label(h)] = step(self, batch, *args, **kwargs)
+                    outputs[self.space.label(h)] = step(self, own, *args, **kwargs)
             return outputs
         with self._injector.at(self.space.center() if self.predict_h is None else self.predict_h):
             return step(self, batch, *args, **kwargs)

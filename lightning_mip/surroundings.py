@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.sharding import check_whole_parameters
+from lightning_mip.ties import tie_across
 
 
 def check_module(pl_module: Any) -> None:
@@ -54,3 +58,18 @@ def check_no_early_copy(trainer: Any) -> None:
             "made, so it would average the module without its hypernetwork; make the network in __init__ and name it "
             "as target."
         )
+
+
+def check_ties(pl_module: Any, target: str, network: nn.Module, generated: Iterable[str]) -> None:
+    """Refuse a generated weight that the module uses outside of its network, too."""
+    tie = tie_across(pl_module, network, generated)
+    if tie is None:
+        return
+    name, outside = tie
+    pairs = zip(target.split("."), outside.split(".")[:-1], strict=False)
+    both = ".".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    raise MisconfigurationException(
+        f"{type(pl_module).__name__} uses the weight {name} of its network {target!r} outside of it too, as {outside}, "
+        "where no weight is generated: one weight would be two. Name the module that holds both as target "
+        f"(target={both!r}), or leave the weight out (exclude={name!r})."
+    )

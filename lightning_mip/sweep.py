@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from lightning_mip.table import Sweep
 Grid = int | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 Stage = Literal["validate", "test"]
 _LOADERS = {"validate": "val_dataloaders", "test": "test_dataloaders"}
+_LIMITS = {"validate": "limit_val_batches", "test": "limit_test_batches"}
 _STEPS = {"validate": "validation_step", "test": "test_step"}
 
 
@@ -59,7 +61,8 @@ def sweep(
 
     Raises:
         TypeError: ``model`` is no LightningModule.
-        ValueError: it has no grid of ``h`` (no plug-in, or ``h_from_batch``), or the step logs nothing.
+        ValueError: it has no grid of ``h`` (no plug-in, or ``h_from_batch``), the step logs nothing, or the Trainer
+            runs no batches or keeps nothing that is logged.
 
     Example::
 
@@ -69,6 +72,7 @@ def sweep(
     if stage not in tuple(_LOADERS):
         raise ValueError(f"stage is {shown(stage)}, expected 'validate' or 'test'.")
     trainer, data = runner(model, trainer_or_dataloaders, stage)
+    _check_batches(trainer, stage)
     owner = grid_owner(model, trainer)
     points = grid_points(owner.space, grid)
     metrics: dict[str, list[Tensor]] = {}
@@ -78,6 +82,7 @@ def sweep(
         for name, values in logged.items():
             metrics.setdefault(name, []).append(values)
     table = Sweep(owner.space, points, {name: torch.cat(values) for name, values in metrics.items()})
+    _warn_of_limit(trainer, stage)
     _show_in_tensorboard(trainer, table)
     return table
 
@@ -254,6 +259,31 @@ def _check_strategy(trainer: Any) -> None:
         raise ValueError(
             "The Trainer's strategy spawns or forks its processes, of which one alone brings its metrics back; use "
             "strategy='ddp', or pass dataloaders instead of the Trainer."
+        )
+
+
+def _check_batches(trainer: Any, stage: Stage) -> None:
+    """Refuse a Trainer that would give no table."""
+    if trainer.barebones:
+        raise ValueError(
+            "The Trainer is barebones=True, so it keeps nothing that a step logs; pass dataloaders instead of it."
+        )
+    if getattr(trainer, _LIMITS[stage]) == 0:
+        raise ValueError(
+            f"The Trainer has {_LIMITS[stage]}=0, so it evaluates no batch; pass dataloaders instead of it."
+        )
+
+
+def _warn_of_limit(trainer: Any, stage: Stage) -> None:
+    """Say that the table is of a part of the data."""
+    limit, loop = getattr(trainer, _LIMITS[stage]), getattr(trainer, f"{stage}_loop")
+    counts = loop.max_batches
+    if limit < 1 if isinstance(limit, float) else max(counts) >= limit:
+        given = f"fast_dev_run={trainer.fast_dev_run}" if trainer.fast_dev_run else f"{_LIMITS[stage]}={limit}"
+        size = f"{sum(counts)} batch{'' if sum(counts) == 1 else 'es'}"
+        warnings.warn(
+            f"The table is of {size}, as the Trainer has {given}; pass dataloaders instead of it for all.",
+            stacklevel=3,
         )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
 
-from lightning_mip.batches import batch_size, split_batch
+from lightning_mip.batches import batch_size, copied, split_batch
 
 X = torch.arange(10.0).reshape(5, 2)
 Y = torch.arange(5)
@@ -25,7 +27,7 @@ class Pair(NamedTuple):
 
 def plain(item: Any) -> Any:
     """Tensors as lists, for comparison."""
-    if isinstance(item, Tensor):
+    if isinstance(item, (Tensor, np.ndarray)):
         return item.tolist()
     if isinstance(item, dict):
         return {key: plain(value) for key, value in item.items()}
@@ -47,7 +49,14 @@ def plain(item: Any) -> Any:
             ({"x": [X, X]}, (Y,)), ({"x": [X[:2], X[:2]]}, (Y[:2],)), ({"x": [X[2:], X[2:]]}, (Y[2:],)), id="nested"
         ),
         pytest.param([X, [1, 2, 3, 4, 5]], [X[:2], [1, 2]], [X[2:], [3, 4, 5]], id="list of numbers"),
-        pytest.param([X, torch.ones(3)], [X[:2], torch.ones(3)], [X[2:], torch.ones(3)], id="a constant"),
+        pytest.param((X, Y.numpy()), (X[:2], Y.numpy()[:2]), (X[2:], Y.numpy()[2:]), id="array"),
+        pytest.param([X, list(Y)], [X[:2], list(Y[:2])], [X[2:], list(Y[2:])], id="list of scalars"),
+        pytest.param(
+            [X, [{"id": k} for k in range(5)]],
+            [X[:2], [{"id": 0}, {"id": 1}]],
+            [X[2:], [{"id": 2}, {"id": 3}, {"id": 4}]],
+            id="list of mappings",
+        ),
         pytest.param([X, torch.tensor(7.0)], [X[:2], torch.tensor(7.0)], [X[2:], torch.tensor(7.0)], id="a scalar"),
     ],
 )
@@ -78,6 +87,46 @@ def test_a_part_is_a_view() -> None:
     assert part.untyped_storage().data_ptr() == X.untyped_storage().data_ptr()
 
 
+@dataclass(frozen=True)
+class Record:
+    """A batch with attributes."""
+
+    image: Tensor
+
+
+class Graph:
+    """Of a library whose batches are no containers."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def clone(self) -> Graph:
+        return Graph(self.x.clone())
+
+
+def test_what_is_written_to_a_copy_does_not_reach_the_batch() -> None:
+    batch: dict[str, Any] = {
+        "pair": Pair(X.clone(), Y.clone()),
+        "array": np.zeros(2),
+        "graph": Graph(X.clone()),
+        "names": ["a"],
+    }
+    batch["record"] = Record(X.clone())
+    copy = copied(batch)
+    assert plain(copy["pair"]) == Pair(X.tolist(), Y.tolist())
+    copy["pair"].image.zero_()
+    copy["array"] += 1
+    copy["graph"].x.zero_()
+    copy["record"].image.zero_()
+    copy["names"].append("b")
+    del copy["pair"]
+    assert torch.equal(batch["pair"].image, X)
+    assert batch["array"].tolist() == [0, 0]
+    assert torch.equal(batch["graph"].x, X)
+    assert torch.equal(batch["record"].image, X)
+    assert batch["names"] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("batch", "size"),
     [
@@ -95,21 +144,58 @@ def test_the_size_is_that_of_the_first_tensor_with_one(batch: Any, size: int | N
 
 
 @pytest.mark.parametrize(
-    ("act", "message"),
+    ("batch", "parts", "error", "message"),
     [
         (
-            lambda: split_batch((X, Y), 6),
+            (X, Y),
+            6,
+            ValueError,
             "draws_per_batch=6 needs at least 6 samples in a batch, but one has 5; raise the batch size, set "
             "drop_last=True, or lower draws_per_batch.",
         ),
         (
-            lambda: split_batch("abc", 2),
+            "abc",
+            2,
+            ValueError,
             "draws_per_batch=2 needs at least 2 samples in a batch, but one has 0; raise the batch size, set "
             "drop_last=True, or lower draws_per_batch.",
         ),
+        (
+            {"w": torch.ones(3), "x": X, "inner": (Y, [X])},
+            2,
+            ValueError,
+            "draws_per_batch=2 splits a batch along the first dimension of its tensors, but theirs differ: batch['w'] "
+            "has 3, batch['x'] has 5, batch['inner'][0] has 5, batch['inner'][1][0] has 5. Let collate_fn stack or pad "
+            "them to one size, with constants in the module; or take smaller batches and "
+            "Trainer(accumulate_grad_batches=2), where each draws its own h.",
+        ),
+        (
+            pack_sequence([X, X[:2]]),
+            2,
+            TypeError,
+            "draws_per_batch=2 splits tensors in tuples, lists and mappings, but batch is a PackedSequence; let "
+            "collate_fn give its tensors and make it in the step; or take smaller batches and "
+            "Trainer(accumulate_grad_batches=2), where each draws its own h.",
+        ),
+        (
+            (Record(X), Y),
+            2,
+            TypeError,
+            "draws_per_batch=2 splits tensors in tuples, lists and mappings, but batch[0] is a Record; let "
+            "collate_fn give its tensors and make it in the step; or take smaller batches and "
+            "Trainer(accumulate_grad_batches=2), where each draws its own h.",
+        ),
+        (
+            {"graph": nn.Linear(1, 1)},
+            3,
+            TypeError,
+            "draws_per_batch=3 splits tensors in tuples, lists and mappings, but batch['graph'] is a Linear; let "
+            "collate_fn give its tensors and make it in the step; or take smaller batches and "
+            "Trainer(accumulate_grad_batches=3), where each draws its own h.",
+        ),
     ],
 )
-def test_messages(act: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
-        act()
+def test_messages(batch: Any, parts: int, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        split_batch(batch, parts)
     assert str(caught.value) == message

@@ -127,6 +127,16 @@ def test_a_write_to_the_attribute_leaves_h_alone() -> None:
     assert h == {"loss.gamma": torch.tensor(0.5)}
 
 
+def test_what_a_step_writes_to_a_bound_tensor_does_not_reach_the_values() -> None:
+    module, value = Module(), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    with bound(module, {"loss.gamma": value}):
+        (module.loss.gamma * 3).backward()
+        with torch.no_grad():
+            module.loss.gamma.mul_(2)
+    assert value == 0.5
+    assert value.grad == 3
+
+
 def test_a_tensor_of_integers_holds_whole_numbers_only() -> None:
     assert like(torch.tensor(2), torch.tensor(5.0)).dtype == torch.int64
     assert like(torch.tensor(2), torch.tensor(0.3)) == torch.tensor(0.3)

@@ -17,7 +17,7 @@ from torchmetrics.classification import BinaryAUROC, BinaryPrecision, BinaryReca
 
 import lightning_mip as mip
 from lightning_mip.evaluation import GridEvaluation
-from tests.tasks import BATCHES, Evaluated, Task, drawn, loader, make
+from tests.tasks import BATCHES, Evaluated, Recorder, Task, drawn, loader, make
 
 Trainers = Callable[..., L.Trainer]
 
@@ -117,7 +117,7 @@ def test_several_components_and_kinds_of_priors_are_combined(trainer: Trainers) 
 
 
 def test_the_best_checkpoint_is_chosen_by_the_mean_over_h(trainer: Trainers, tmp_path: Any) -> None:
-    class Recorder(L.Callback):
+    class Means(L.Callback):
         def __init__(self) -> None:
             self.means: list[float] = []
 
@@ -125,7 +125,7 @@ def test_the_best_checkpoint_is_chosen_by_the_mean_over_h(trainer: Trainers, tmp
             data = trainer.val_dataloaders
             self.means.append(sum(float(loss_by_hand(pl_module, lam, data)) for lam in GRID) / len(GRID))
 
-    recorder, checkpoint = Recorder(), ModelCheckpoint(tmp_path, monitor="val_loss", filename="{epoch}")
+    recorder, checkpoint = Means(), ModelCheckpoint(tmp_path, monitor="val_loss", filename="{epoch}")
     model = make(Evaluated, optimizer=lambda parameters: torch.optim.SGD(parameters, 0.3))
     runner = trainer(max_epochs=4, callbacks=[recorder, checkpoint], enable_checkpointing=True)
     runner.fit(model, loader(), held_out())
@@ -508,6 +508,199 @@ def test_a_hook_that_fails_leaves_the_module_as_it_was(trainer: Trainers) -> Non
     assert "weight" not in vars(model.primary.first)
     assert model.h == {"lam": torch.tensor(0.5)}
     assert not model._injector.active
+
+
+class Several(Evaluated):
+    """Logs one name for each sample, with a weight that depends on h."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        for number, error in enumerate((self(x) - y).square().sum(1)):
+            self.log("each", error, batch_size=1)
+            self.log("weighted", error, batch_size=1 + number * int(self.h["lam"] > 0.5))
+            if self.h["lam"] > 0.5 or number:
+                self.log("some", error, batch_size=1)
+
+
+def test_a_name_logged_several_times_in_a_step_has_the_mean_over_h_of_what_each_h_has(trainer: Trainers) -> None:
+    model, data = make(Several, eval_grid=2), held_out()
+    (table,) = trainer().validate(model, data, verbose=False)
+    place = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 0, 1])
+    weights = {"each": (torch.ones(10), torch.ones(10)), "weighted": (torch.ones(10), 1.0 + place)}
+    weights["some"] = ((place > 0).float(), torch.ones(10))
+    by_hand: dict[str, float] = {}
+    for name, by_lam in weights.items():
+        values = {}
+        for lam, weight in zip((0.0, 1.0), by_lam, strict=True):
+            predicted, y = outputs(model, lam, data)
+            values[lam] = ((predicted - y).square().sum(1) * weight).sum() / weight.sum()
+        by_hand |= expected(name, values)
+    assert table == near(by_hand)
+
+
+@pytest.mark.parametrize("reduction", ["max", "min", "sum"])
+def test_what_is_reduced_over_batches_is_averaged_over_h_afterwards(trainer: Trainers, reduction: str) -> None:
+    class Reduced(Evaluated):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            x, y = batch
+            self.log("val", ((self(x) - y) * (0.2 - self.h["lam"])).mean(), reduce_fx=reduction)
+
+    model, data = make(Reduced), held_out()
+    by_hand = {}
+    for lam in GRID:
+        predicted, y = outputs(model, lam, data)
+        parts = torch.stack([part.mean() for part in ((predicted - y) * (0.2 - lam)).split(4)])
+        by_hand[lam] = getattr(parts, reduction)()
+    assert trainer().validate(model, data, verbose=False) == [near(expected("val", by_hand))]
+
+
+def test_the_mean_of_a_step_is_logged_step_by_step(trainer: Trainers) -> None:
+    class Stepwise(Evaluated):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", self.loss(batch), on_step=True, on_epoch=True)
+
+    recorder, model = Recorder(), make(Stepwise, eval_grid=2)
+    trainer(logger=recorder).validate(model, held_out(), verbose=False)
+    steps = [row for row in recorder.logged if any("_step" in name for name in row)]
+    assert len(steps) == 3
+    for row in steps:
+        one, two, mean = (row[f"val_loss{label}_step"] for label in ("/lam=0", "/lam=1", ""))
+        assert one != two
+        assert mean == pytest.approx((one + two) / 2)
+
+
+class ByTwoNames(Evaluated):
+    """Reaches what it accumulates by another name than the one it fills it by."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.error = MeanSquaredError()
+        self.both = MetricCollection({"first": MeanSquaredError()})
+        self.several = {"error": self.error, "first": self.both["first"]}
+        self.pair: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self.predicted, self.targets = self.pair
+        self.again = self.error
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        predicted = self(x)
+        self.error.update(predicted, y)
+        self.both.update(predicted, y)
+        self.predicted.append(predicted)
+        self.targets.append(y)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, metric in self.several.items():
+            self.log(name, metric.compute())
+        self.log("again", self.again.compute())
+        self.log("pair", (torch.cat(self.pair[0]) - torch.cat(self.pair[1])).square().mean())
+        self.several["error"].reset()
+        self.both.reset()
+        for part in self.pair:
+            part.clear()
+
+
+def test_what_has_two_names_is_one_thing_at_each_h(trainer: Trainers) -> None:
+    model, data, runner = make(ByTwoNames), held_out(), trainer(max_epochs=2)
+    runner.fit(model, loader(), data)
+    values = {lam: nn.functional.mse_loss(*outputs(model, lam, data)) for lam in GRID}
+    for name in ("error", "first", "again", "pair"):
+        assert logged(runner, name) == near(expected(name, values))
+    assert model.several["error"] is model.error is model.again
+    assert model.pair[0] is model.predicted
+
+
+def test_a_step_that_writes_to_its_h_changes_its_own_copy(trainer: Trainers) -> None:
+    class Writing(Evaluated):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            lam = self.h["lam"]
+            lam *= 0.5
+            self.log("half", lam)
+            self.log("lam", self.h["lam"])
+
+    model, runner = make(Writing), trainer()
+    for _ in range(2):
+        table = runner.validate(model, held_out(), verbose=False)
+        assert table == [near({**expected("half", {v: v / 2 for v in GRID}), **expected("lam", {v: v for v in GRID})})]
+
+
+def test_gradients_with_respect_to_h_go_through_the_copy() -> None:
+    model, lam = make(Task), torch.tensor(0.3, requires_grad=True)
+    with model.at(lam=lam):
+        (model.h["lam"] ** 2).backward()
+    assert float(lam.grad) == pytest.approx(0.6)
+
+
+class Normalizing(Evaluated):
+    """Prepares its batch in place, as transforms of images do."""
+
+    def prepared(self, batch: Any) -> Any:
+        x, _ = batch
+        x.div_(2)
+        return batch
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(self.prepared(batch), batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(self.prepared(batch)[0])
+
+
+class NormalizingBefore(Evaluated):
+    """The same in the hook before the step."""
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        batch[0].div_(2)
+
+
+def halved() -> Any:
+    data = held_out()
+    data.dataset.tensors = (data.dataset.tensors[0] / 2, data.dataset.tensors[1])
+    return data
+
+
+@pytest.mark.parametrize("kind", [Normalizing, NormalizingBefore])
+def test_what_a_step_does_to_its_batch_it_does_once_at_each_h(trainer: Trainers, kind: type[Evaluated]) -> None:
+    model = make(kind)
+    by_hand = {lam: loss_by_hand(model, lam, halved()) for lam in GRID}
+    assert trainer().validate(model, held_out(), verbose=False) == [near(expected("val_loss", by_hand))]
+
+
+def test_callbacks_after_the_step_see_what_it_did_to_the_batch_once(trainer: Trainers) -> None:
+    class Sees(L.Callback):
+        def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+            seen.append(batch[0])
+
+    seen: list[Tensor] = []
+    trainer(callbacks=[Sees()]).validate(make(Normalizing), held_out(), verbose=False)
+    torch.testing.assert_close(torch.cat(seen), halved().dataset.tensors[0])
+
+
+def test_a_prediction_on_the_grid_prepares_its_batch_once_at_each_h(trainer: Trainers) -> None:
+    model = make(Normalizing, predict_h="grid")
+    found = trainer().predict(model, held_out())
+    for lam in GRID:
+        together = torch.cat([part[f"lam={lam:g}"] for part in found])
+        torch.testing.assert_close(together, outputs(model, lam, halved())[0])
+
+
+def test_choice_and_diagnosis_leave_their_batches_as_they_were() -> None:
+    def error(output: Tensor, batch: Any) -> Tensor:
+        return (output - batch[1]).square().mean(1)
+
+    class Trains(Normalizing):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.loss(self.prepared(batch))
+
+    model, (batch,) = make(Trains), list(loader(8, 8))
+    x, half = batch[0].clone(), batch[0] / 2
+    curve = mip.choose(model, [batch], error, "min", grid=3).curve
+    report = mip.diagnose(model, [batch], draws=2)
+    assert torch.equal(batch[0], x)
+    by_hand = [error(mip.materialize(model, lam=lam)(half), batch).mean() for lam in (0, 0.5, 1)]
+    torch.testing.assert_close(curve.metrics["error"].float(), torch.stack(by_hand).detach())
+    other = mip.diagnose(make(Task), [(half, batch[1])], draws=2)
+    assert report.matter.right == pytest.approx(other.matter.right)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from collections.abc import Callable
@@ -66,6 +67,97 @@ def test_a_checkpoint_of_a_module_with_the_plugin_is_for_its_own_class(trainer: 
     loaded = InInit.load_from_checkpoint(tmp_path / "net.ckpt", weights_only=True)
     assert loaded.hparams.lam == 0.7
     torch.testing.assert_close(loaded.net(X), mip.materialize(module, {"hparams.lam": 0.7})(X))
+
+
+class Amplified(nn.Module):
+    """Reads what the plug-in binds: an attribute, a buffer, and a setting that its module shares with it."""
+
+    def __init__(self, settings: dict[str, float]) -> None:
+        super().__init__()
+        self.layer, self.gain, self.settings = nn.Linear(3, 2), 0.5, settings
+        self.register_buffer("shift", torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * self.gain + self.shift * self.settings["power"]
+
+
+class Amplifying(L.LightningModule):
+    """Trains one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = {"power": 0.5}
+        self.net = Amplified(self.settings)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return (self.net(batch[0]) - batch[1]).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.net.parameters(), 0.1)
+
+
+AMPLIFIED = {"net.gain": 0.9, "net.shift": 0.7, "settings.power": 0.8}
+
+
+@pytest.fixture
+def amplifying(trainer: Trainers) -> tuple[L.Trainer, Amplifying, Tensor]:
+    """A Trainer, a trained module, and what it puts out at `AMPLIFIED`, by attributes that are set by hand."""
+    plugin = mip.Hypernetize("net", h=dict.fromkeys(AMPLIFIED, mip.Uniform(0.1, 1)), eval_grid=1, **SMALL)
+    runner, module = trainer(callbacks=[plugin], max_epochs=1), Amplifying()
+    runner.fit(module, loader())
+    other = copy.deepcopy(module)
+    other.net.gain, other.settings["power"] = 0.9, 0.8
+    other.net.shift.fill_(0.7)
+    with mip.at(other, AMPLIFIED), torch.no_grad():
+        return runner, module, other.net(X)
+
+
+@pytest.mark.parametrize("of", ["the module", "its network", "a copy"])
+def test_the_plain_network_holds_the_values_that_it_reads(amplifying: Any, of: str) -> None:
+    _, module, wanted = amplifying
+    source = {"the module": module, "its network": module.net, "a copy": copy.deepcopy(module)}[of]
+    plain = mip.materialize(source, AMPLIFIED)
+    torch.testing.assert_close(plain(X), wanted)
+    assert (plain.gain, plain.settings["power"]) == (0.9, 0.8)
+    assert float(plain.state_dict()["shift"]) == pytest.approx(0.7)
+    assert (module.net.gain, module.settings, float(module.net.shift)) == (0.5, {"power": 0.5}, 0.5)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "ckpt"])
+def test_an_export_names_the_attributes_that_weights_do_not_hold(amplifying: Any, tmp_path: Path, suffix: str) -> None:
+    _, module, wanted = amplifying
+    exported = mip.export(module, AMPLIFIED, tmp_path / f"net.{suffix}", example=(X, X[:, :2]))
+    assert exported.difference < 1e-6
+    assert str(exported).endswith(" on 4 samples; holds no attributes: set net.gain = 0.9, settings.power = 0.8")
+    if suffix == "pt":
+        network = Amplified({"power": 0.8})
+        network.load_state_dict(torch.load(exported.path, weights_only=True))
+    else:
+        network = Amplifying.load_from_checkpoint(exported.path, weights_only=True).net
+    network.gain, network.settings["power"] = 0.9, 0.8
+    torch.testing.assert_close(network(X), wanted)
+
+
+@pytest.mark.slow
+def test_a_program_holds_the_values_that_its_network_reads(amplifying: Any, tmp_path: Path) -> None:
+    _, module, wanted = amplifying
+    exported = mip.export(module, AMPLIFIED, tmp_path / "net.pt2", example=(X, X[:, :2]))
+    torch.testing.assert_close(torch.export.load(exported.path).module()(X), wanted)
+    assert not exported.attributes
+
+
+@pytest.mark.parametrize("of", ["trainer", "file", "file by export"])
+def test_a_checkpoint_holds_the_values_of_bound_buffers(amplifying: Any, tmp_path: Path, of: str) -> None:
+    runner, _, _ = amplifying
+    runner.save_checkpoint(tmp_path / "run.ckpt")
+    if of == "file by export":
+        exported = mip.export(tmp_path / "run.ckpt", AMPLIFIED, tmp_path / "plain.ckpt")
+        assert str(exported).endswith("by 0.0e+00; holds no attributes: set net.gain = 0.9")
+    else:
+        source = runner if of == "trainer" else tmp_path / "run.ckpt"
+        mip.Hypernetize.export(source, AMPLIFIED, tmp_path / "plain.ckpt")
+    loaded = Amplifying.load_from_checkpoint(tmp_path / "plain.ckpt", weights_only=True)
+    assert float(loaded.net.shift) == pytest.approx(0.7)
 
 
 @pytest.mark.slow

@@ -105,15 +105,30 @@ def test_the_plug_in_names_the_hyperparameter(trainer: Trainers) -> None:
     assert model.batches == 4
 
 
-@pytest.mark.parametrize("arguments", [{"per_sample": True}, {"draws_per_batch": 2}])
-def test_where_samples_have_an_h_of_their_own_the_batch_is_named_alone(
-    trainer: Trainers, arguments: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("anomaly", [False, True])
+def test_of_several_draws_the_one_with_the_loss_is_named(trainer: Trainers, anomaly: bool) -> None:
+    class OfOneDraw(Task):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            wrong = batch_idx == 1 and self.h["lam"] == second
+            return super().training_step(batch, batch_idx) + (float("nan") if wrong else 0.0)
+
+    model = make(OfOneDraw, draws_per_batch=2)
+    second = model.space.sample(seed=0, step=1, n=2)["lam"][1]
+    with pytest.raises(FloatingPointError) as caught:
+        trainer(detect_anomaly=anomaly).fit(model, loader())
+    label = model.space.label({"lam": second})
+    assert (
+        str(caught.value) == f"The training loss was NaN or infinite in batch 1 of epoch 0, at h = ({label}). {WAY_OUT}"
+    )
+    assert len(drawn(model)) == 2 * (2 if anomaly else BATCHES)
+
+
+def test_where_samples_have_an_h_of_their_own_the_batch_is_named_alone(trainer: Trainers) -> None:
     class Mean(mip.HyperLightningModule):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             return self(batch[0]).mean() + (float("nan") if batch_idx == 1 else 0.0)
 
-    model = Mean(primary=nn.Linear(3, 2), h={"lam": mip.Uniform(0, 1)}, hypernet=SMALL, **arguments)
+    model = Mean(primary=nn.Linear(3, 2), h={"lam": mip.Uniform(0, 1)}, hypernet=SMALL, per_sample=True)
     with pytest.raises(FloatingPointError) as caught:
         # Seven samples: the last batch is smaller.
         trainer().fit(model, loader(samples=7))

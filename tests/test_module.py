@@ -296,3 +296,17 @@ def test_messages(act: Callable[[], Any], error: type[Exception], message: str) 
     with pytest.raises(error) as caught:
         act()
     assert str(caught.value) == message
+
+
+def test_another_hypernetwork_is_refused_where_it_would_not_be_used() -> None:
+    model = make(Task)
+    message = (
+        "hypernet cannot be replaced by a HyperNetwork: the primary runs with the hypernetwork that Task was made "
+        "with. Pass another when you make the module, hypernet=..., or load weights into this one: "
+        "model.hypernet.load_state_dict(...)."
+    )
+    with pytest.raises(AttributeError) as caught:
+        model.hypernet = copy.deepcopy(model.hypernet)
+    assert str(caught.value) == message
+    model.hypernet = model.hypernet
+    assert copy.deepcopy(model).hypernet is not model.hypernet

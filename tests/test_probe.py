@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -42,6 +43,7 @@ class Traces(InInit):
         self.generator = torch.Generator().manual_seed(3)
         self.steps, self._private, self.first = 0, [], None
         self.nested: dict[str, Any] = {"list": [], "set": set(), "recent": deque(maxlen=2)}
+        self.pair: tuple[list[int], str] = ([], "of a list")
         self.net[0].calls = 0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -57,6 +59,7 @@ class Traces(InInit):
         if self.logger is not None:
             self.logger.log_metrics({"direct": float(loss)}, step=self.steps)
         self.print("step", self.steps)
+        self.pair[0].append(self.steps)
         self.queue = torch.cat([self.queue, predicted.detach()])[-6:]
         self.total += 1
         self.running.add_(predicted.detach().mean(0))
@@ -245,6 +248,15 @@ class Box:
         self.values: list[Any] = [1, {"a": 2}]
 
 
+class Slotted:
+    """A plain object without a dictionary."""
+
+    __slots__ = ("count", "unset")
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 def _write(module: Any, what: str) -> None:
     if what == "box":
         module.box.values[1]["a"] += 1
@@ -256,20 +268,34 @@ def _write(module: Any, what: str) -> None:
         module.items.append(1)
     elif what == "error.total":
         module.error(torch.ones(2), torch.zeros(2))
+    elif what == "slotted":
+        module.slotted.count += 1
+    elif what == "pair":
+        module.pair[1].append(1)
+    elif what == "array":
+        module.array += 1
+    elif what == "hidden":
+        module.hidden["error"].update(torch.ones(2), torch.zeros(2))
 
 
 @pytest.mark.parametrize("inference", [True, False])
-@pytest.mark.parametrize("what", ["nothing", "box", "criterion.calls", "total", "items", "error.total"])
+@pytest.mark.parametrize(
+    "what",
+    ["nothing", "box", "criterion.calls", "total", "items", "error.total", "slotted", "pair", "array", "hidden"],
+)
 def test_what_was_written_to_is_found(what: str, inference: bool) -> None:
     module: Any = InInit()
     module.box, module.items, module.error, module.criterion = Box(), [], MeanSquaredError(), nn.MSELoss()
     module.criterion.calls = 0
+    module.slotted, module.pair, module.array = Slotted(), ([], []), np.zeros(2)
+    module.hidden, module.path = {"error": MeanSquaredError()}, Path("one")
     module.register_buffer("total", torch.zeros(()))
     module.net.calls = 0
     with torch.inference_mode(inference):
         before = written_to(module, module.net)
         module.net.calls += 1
         module.net(torch.zeros(1, 3))
+        str(module.path)  # which it keeps in a slot
         _write(module, what)
         after = written_to(module, module.net)
     changed = [name for name in after if after[name] != before[name]]

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import lightning_mip as mip
 from tests.module_kinds import exactly
-from tests.tasks import BATCHES, SAMPLES, Data, Evaluated, Net, Task, dataset, drawn, loader, make, sequence
+from tests.tasks import BATCHES, SAMPLES, Data, Evaluated, Net, Recorder, Task, dataset, drawn, loader, make, sequence
 
 Trainers = Callable[..., L.Trainer]
 EPOCHS = 2
@@ -111,6 +111,31 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_samples(
     expected = train_by_hand(plain, loss, data)
     trainer(max_epochs=EPOCHS).fit(model, data, loader(seed=1))
     assert_close(model, expected)
+
+
+class Weighed(Drawing):
+    """Logs the number of samples of each part, in every way of the epoch and the step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("size", float(len(batch[0])), on_step=True, on_epoch=True)
+        self.log_dict({"largest": float(len(batch[0]))}, on_step=False, on_epoch=True, reduce_fx="max")
+        self.log("counted", float(len(batch[0])), on_step=False, on_epoch=True, batch_size=1)
+        self.log("now", float(len(batch[0])))
+        return loss
+
+
+def test_what_a_part_logs_weighs_by_its_samples(trainer: Trainers) -> None:
+    recorder = Recorder()
+    runner = trainer(max_epochs=1, logger=recorder, callbacks=[mip.PerHMetrics(1)])
+    runner.fit(make(Weighed, draws_per_batch=2), loader(5, 3), loader(seed=1))  # parts of 1, 2, 1 and 1
+    metrics = {name: float(value) for name, value in runner.callback_metrics.items()}
+    assert metrics["size_epoch"] == pytest.approx((1 * 1 + 2 * 2 + 1 * 1 + 1 * 1) / 5)
+    assert metrics["size/lam=0..1"] == pytest.approx(metrics["size_epoch"])
+    assert metrics["largest"] == 2
+    assert metrics["counted"] == pytest.approx((1 + 2 + 1 + 1) / 4)
+    steps = [(row["size_step"], row["now"]) for row in recorder.logged if "now" in row]
+    assert steps == [pytest.approx(((1 + 4) / 3,) * 2), (1, 1)]
 
 
 def test_draws_and_accumulation_go_together(trainer: Trainers) -> None:

@@ -284,6 +284,71 @@ def test_what_cannot_be_swept_is_refused(model: Callable[[], Any], error: type[E
         mip.sweep(model(), loader(seed=1), 2)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "stage", "message"),
+    [
+        (
+            {"limit_val_batches": 0},
+            "validate",
+            "The Trainer has limit_val_batches=0, so it evaluates no batch; pass dataloaders instead of it.",
+        ),
+        (
+            {"limit_test_batches": 0},
+            "test",
+            "The Trainer has limit_test_batches=0, so it evaluates no batch; pass dataloaders instead of it.",
+        ),
+        (
+            {"barebones": True, "logger": None, "num_sanity_val_steps": None, "log_every_n_steps": None},
+            "validate",
+            "The Trainer is barebones=True, so it keeps nothing that a step logs; pass dataloaders instead of it.",
+        ),
+    ],
+)
+def test_a_trainer_that_evaluates_nothing_is_refused(
+    trainer: Make, arguments: dict[str, Any], stage: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=exactly(message)):
+        mip.sweep(make(Evaluated), trainer(**arguments), 2, stage=stage)
+
+
+# What Lightning does is ignored by module in the settings, which pytest.warns does not keep.
+@pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated")
+@pytest.mark.parametrize(
+    ("arguments", "stage", "message"),
+    [
+        (
+            {"limit_val_batches": 3},
+            "validate",
+            "The table is of 3 batches, as the Trainer has limit_val_batches=3; pass dataloaders instead of it for "
+            "all.",
+        ),
+        (
+            {"limit_test_batches": 0.5},
+            "test",
+            "The table is of 2 batches, as the Trainer has limit_test_batches=0.5; pass dataloaders instead of it for "
+            "all.",
+        ),
+        (
+            {"fast_dev_run": 1},
+            "validate",
+            "The table is of 1 batch, as the Trainer has fast_dev_run=True; pass dataloaders instead of it for all.",
+        ),
+        ({"limit_val_batches": 5}, "validate", None),
+    ],
+)
+def test_a_table_of_a_part_of_the_data_says_so(
+    trainer: Make, arguments: dict[str, Any], stage: Any, message: str | None
+) -> None:
+    model, runner = make(Evaluated), trainer(max_epochs=1, **arguments)
+    runner.fit(model, datamodule=Data())
+    if message is None:
+        mip.sweep(model, runner, 2, stage=stage)
+        return
+    with pytest.warns(UserWarning, match=exactly(message)) as caught:
+        mip.sweep(model, runner, 2, stage=stage)
+    assert __file__ in [each.filename for each in caught if str(each.message) == message]
+
+
 def test_stages_and_strategies_that_do_not_fit_are_refused(trainer: Make) -> None:
     with pytest.raises(ValueError, match=exactly("stage is 'fit', expected 'validate' or 'test'.")):
         mip.sweep(make(Evaluated), loader(), stage="fit")  # type: ignore[arg-type]

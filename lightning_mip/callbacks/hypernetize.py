@@ -6,7 +6,7 @@ import copy
 import functools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +17,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
-from lightning_mip.binding import BOUND, bound, check_path, keep_on_each_rank
+from lightning_mip.binding import BOUND, bound, check_path, keep_on_each_rank, places_inside, put, values_of
 from lightning_mip.callbacks.sample_h import SampleH, match, show_in_progress_bar
 from lightning_mip.checkpoints import (
     CHILD,
     plain_arguments,
     plain_checkpoint,
     read_checkpoint,
+    saved_bind,
     saved_hypernetwork,
     start_from_plain,
 )
@@ -33,12 +34,14 @@ from lightning_mip.hooks import GridHooks, evaluation_hooks, hooks_at, overrides
 from lightning_mip.hypernetize import hypernetize
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import Injector, injectors
+from lightning_mip.logged import forget_earlier
 from lightning_mip.priors import Prior
 from lightning_mip.probe import StepProbe, replaced, same, sums
+from lightning_mip.selection import select
 from lightning_mip.sharding import check_dense_gradients
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
-from lightning_mip.surroundings import check_module, check_no_early_copy, check_order, check_strategy
+from lightning_mip.surroundings import check_module, check_no_early_copy, check_order, check_strategy, check_ties
 
 # Attribute of the LightningModule that holds what it was hypernetized with.
 _RECORD = "_hypernetized_with"
@@ -51,6 +54,10 @@ class Hypernetize(L.Callback):
     named by the keys of ``h`` hold the drawn values. Validation and test run the module's own steps at every ``h`` of a
     grid: ``val_acc`` is logged as ``val_acc/hparams.reg_weight=0.1``, ... and, their mean, under its own name. Serves
     modules and Trainers of ``lightning.pytorch`` and of ``pytorch_lightning``.
+
+    To warn of attributes that the step does not read, the first batch of a run is looked at: ``training_step`` runs
+    once more, and once again for each attribute. Module, logs and random numbers are put back afterwards; iterators,
+    objects of the author's own, files and services that the step uses are not. ``bind=False`` leaves the look out.
 
     Args:
         target: path of the network in the module (``"net"``, ``"model.encoder"``); ``""`` for the module itself, where
@@ -104,6 +111,8 @@ class Hypernetize(L.Callback):
         self._injector: Injector | None = None
         self._undo = ExitStack()
         self._undo_setup = ExitStack()
+        # What the module itself holds at the bound paths, while they hold an h.
+        self._own: dict[str, Any] = {}
         self._probed = False
         self._watched: set[str] = set()
         self._start: tuple[list[float], list[float]] | None = None
@@ -147,6 +156,17 @@ class Hypernetize(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Note where network and hypernetwork start."""
         self._start = self._now()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Save the module's own values of what is bound, also in the middle of a step."""
+        saved, state = "hyper_parameters", checkpoint["state_dict"]
+        if self._own and saved in checkpoint:
+            checkpoint[saved] = copy.deepcopy(checkpoint[saved])  # it shares what it nests with the module
+        for path, value in self._own.items():
+            if path.startswith("hparams.") and saved in checkpoint:
+                put(checkpoint[saved], path.removeprefix("hparams."), value)
+            if path in state:
+                state[path] = value
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """From a run without the plug-in take theta0 alone: progress and other states are of another training."""
@@ -243,7 +263,7 @@ class Hypernetize(L.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has nothing to undo."""
-        return {**self.__dict__, "_undo": ExitStack(), "_undo_setup": ExitStack()}
+        return {**self.__dict__, "_undo": ExitStack(), "_undo_setup": ExitStack(), "_own": {}}
 
     @staticmethod
     def export(source: Any, h: Mapping[str, Any], path: str | Path) -> None:
@@ -256,7 +276,8 @@ class Hypernetize(L.Callback):
         """
         if isinstance(source, (str, Path)):
             checkpoint = read_checkpoint(source)
-            torch.save(plain_checkpoint(checkpoint, *saved_hypernetwork(checkpoint), h), path)
+            plain = plain_checkpoint(checkpoint, *saved_hypernetwork(checkpoint), h, saved_bind(checkpoint))
+            torch.save(plain, path)
             return
         plugin = next((callback for callback in source.callbacks if isinstance(callback, Hypernetize)), None)
         if plugin is None:
@@ -268,7 +289,8 @@ class Hypernetize(L.Callback):
                 # Of this process, a line above, so it may hold hyperparameters of any type.
                 checkpoint = torch.load(file, map_location="cpu", weights_only=False)
                 hypernet = copy.deepcopy(plugin.injector.hypernet).cpu().eval()
-                torch.save(plain_checkpoint(checkpoint, hypernet, plugin._path or "", h), path)
+                plain = plain_checkpoint(checkpoint, hypernet, plugin._path or "", h, plugin.bound_paths)
+                torch.save(plain, path)
 
     def _checked_bind(self, bind: bool | list[str]) -> list[str]:
         if isinstance(bind, bool):
@@ -302,6 +324,8 @@ class Hypernetize(L.Callback):
         self._path, network = _find(pl_module, self.target)
         for name in self.bound_paths:
             check_path(pl_module, name, self.space.center()[name])
+        selected = select(network, self.arguments["include"], self.arguments["exclude"])
+        check_ties(pl_module, self._path, network, selected)
         found = injectors(pl_module)
         self._injector = next((each for each in found if each.root is network and each.hypernet is own), None)
         if self._injector is not None:
@@ -322,6 +346,7 @@ class Hypernetize(L.Callback):
         keep_on_each_rank(pl_module, self.bound_paths)
         self._injector.by_hand = None
         self._undo_setup.callback(setattr, self._injector, "by_hand", functools.partial(_refuse_training, pl_module))
+        self._injector.bound = places_inside(pl_module, network, self.bound_paths)
         self._injector.h = self.space.center()
 
     def _record(self) -> dict[str, Any]:
@@ -337,8 +362,15 @@ class Hypernetize(L.Callback):
                 "same arguments, or mip.dehypernetize it first."
             )
 
-    def _bound(self, pl_module: Any, h: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        return bound(pl_module, {name: h[name] for name in self.bound_paths})
+    @contextmanager
+    def _bound(self, pl_module: Any, h: Mapping[str, Tensor]) -> Iterator[None]:
+        outer = self._own
+        self._own = outer or values_of(pl_module, self.bound_paths)
+        try:
+            with bound(pl_module, {name: h[name] for name in self.bound_paths}):
+                yield
+        finally:
+            self._own = outer
 
     def _enter(self, pl_module: Any, h: Mapping[str, Tensor]) -> None:
         self._undo.close()
@@ -351,6 +383,7 @@ class Hypernetize(L.Callback):
 
     def _start_evaluation(self, pl_module: Any, stage: str) -> None:
         self._leave()
+        forget_earlier(pl_module)
         hooks = evaluation_hooks(pl_module, stage)
         if self.grid is None:
             at = functools.partial(self._at, pl_module, self.space.center())

@@ -17,6 +17,7 @@ from lightning_mip.positive import check_whole
 from lightning_mip.sharding import check_dense_gradients, check_whole_parameters
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
+from lightning_mip.ties import tie_across
 
 
 def is_hyper(pl_module: Any) -> bool:
@@ -92,6 +93,13 @@ class SampleH(L.Callback):
         if stage == "fit":
             check_dense_gradients(trainer, pl_module._injector)
         pl_module.wrap_steps()
+        tie = tie_across(pl_module, pl_module._injector.root, pl_module._injector.names)
+        if tie is not None:
+            raise MisconfigurationException(
+                f"{type(pl_module).__name__} uses the weight {tie[0]} of its primary outside of it too, as {tie[1]}, "
+                "where no weight is generated: one weight would be two. Let the primary hold both, or leave the weight "
+                f"out (exclude={tie[0]!r})."
+            )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Match the optimizer; refuse ones that leave out the hypernetwork, such as one of the primary alone."""
@@ -122,9 +130,8 @@ class SampleH(L.Callback):
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
         """Look whether the loss is finite, without waiting for it."""
-        # Of several draws the loss is the mean.
-        h = {} if pl_module.draws_per_batch > 1 else pl_module.h
-        self._losses.see(trainer, loss, pl_module.space, h)
+        for part, h in pl_module.losses(loss):
+            self._losses.see(trainer, part, pl_module.space, h)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Drop the generated weights; ``h`` stays readable until the next batch."""

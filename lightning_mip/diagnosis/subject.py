@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
+from lightning_mip.batches import copied as copied_batch
 from lightning_mip.binding import BOUND, bound
 from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.hooks import overrides
@@ -121,7 +122,7 @@ class Subject:
 
     def _by_function(self, batch: Any) -> Any:
         assert self._given is not None
-        return self._given(self.module, batch, self.injector.h or {})
+        return self._given(self.module, copied_batch(batch), self.injector.h or {})
 
     def _run(self, name: str, batch: Any) -> tuple[Any, dict[str, Any]]:
         step = getattr(self.module, name)
@@ -134,7 +135,7 @@ class Subject:
         _, *others = inspect.signature(step).parameters.values()
         indices = [0 for p in others if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
         with replaced(self.module, {"log": log, "print": lambda *args, **kwargs: None}):
-            return step(batch, *indices), logged
+            return step(copied_batch(batch), *indices), logged
 
 
 def check_loss(module: Any, loss: Loss | None, metric: str | None) -> None:

@@ -1074,6 +1074,79 @@ _SPAWNED = (
 )
 _again = habits.InInit()
 
+
+class SavingInside(L.LightningModule):
+    """Saves checkpoints in the middle of its steps."""
+
+    def __init__(self, lam: float = 0.25, nested: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = Net()
+        self.register_buffer("alpha", torch.tensor(0.125))
+        self.folder = Path()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        weight = self.hparams["lam"] + self.hparams["nested"]["mu"] + self.alpha
+        if batch_idx == 1 and self.hparams["lam"] != 0.25 and not self.folder.joinpath("train.ckpt").exists():
+            self.trainer.save_checkpoint(self.folder / "train.ckpt")
+            assert weight == self.hparams["lam"] + self.hparams["nested"]["mu"] + self.alpha
+        return (self.net(x) - y).square().mean() * weight
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.trainer.save_checkpoint(self.folder / "val.ckpt")
+        self.log("val_loss", self.hparams["lam"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_a_checkpoint_in_the_middle_of_a_step_holds_the_modules_own_values(trainer: Trainers, tmp_path: Path) -> None:
+    module = SavingInside(nested={"mu": 0.75})
+    module.folder = tmp_path
+    h = dict.fromkeys(("hparams.lam", "hparams.nested.mu", "alpha"), mip.Uniform(0, 1))
+    trainer(callbacks=[plugin(target="net", h=h, eval_grid=2)], max_epochs=1).fit(module, loader(), loader())
+    for name in ("train.ckpt", "val.ckpt"):
+        checkpoint = torch.load(tmp_path / name, weights_only=True)
+        assert checkpoint["hyper_parameters"] == {"lam": 0.25, "nested": {"mu": 0.75}}
+        assert checkpoint["state_dict"]["alpha"] == 0.125
+
+
+class Autoencoder(L.LightningModule):
+    """Its decoder has the weight of its encoder, which another name of the encoder does not change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({"encoder": nn.Sequential(nn.Linear(3, 3), nn.Tanh()), "decoder": nn.Linear(3, 3)})
+        self.parts["decoder"].weight = self.parts["encoder"][0].weight
+        self.alias = self.parts["encoder"]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, _ = batch
+        return (self.parts["decoder"](self.alias(x)) - x).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("choice", [{"target": "parts"}, {"target": "parts.encoder", "exclude": ["0.weight"]}])
+def test_a_weight_tied_outside_of_the_target_goes_with_both_ways_out(
+    trainer: Trainers, tmp_path: Path, choice: dict[str, Any]
+) -> None:
+    module = Autoencoder()
+    callback = plugin(h={"noise": mip.Uniform(0, 1)}, bind=False, **choice)
+    runner = trainer(callbacks=[callback], max_epochs=1)
+    runner.fit(module, loader(), loader())
+    mip.Hypernetize.export(runner, {"noise": 0.9}, tmp_path / "plain.ckpt")
+    plain = Autoencoder.load_from_checkpoint(tmp_path / "plain.ckpt", weights_only=True)
+    with torch.no_grad(), mip.at(module, noise=0.9):
+        for batch in loader():
+            torch.testing.assert_close(plain.training_step(batch, 0), module.training_step(batch, 0))
+
+
 MESSAGES: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda _: plugin(eval="gird"), ValueError, "eval is 'gird', expected 'grid' or 'center'."),
     (
@@ -1140,6 +1213,13 @@ MESSAGES: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
         MisconfigurationException,
         "The network 'net' is hypernetized already, with hidden_sizes=(4,); this callback has hidden_sizes=(8,). Use "
         "the same arguments, or mip.dehypernetize it first.",
+    ),
+    (
+        _fit(Autoencoder(), plugin(h={"noise": mip.Uniform(0, 1)}, target="parts.encoder", bind=False)),
+        MisconfigurationException,
+        "Autoencoder uses the weight 0.weight of its network 'parts.encoder' outside of it too, as "
+        "parts.decoder.weight, where no weight is generated: one weight would be two. Name the module that holds both "
+        "as target (target='parts'), or leave the weight out (exclude='0.weight').",
     ),
     (
         _fit(_by_hand_before(), plugin()),

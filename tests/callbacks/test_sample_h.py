@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder, TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 
 import lightning_mip as mip
 from tests.tasks import BATCHES, Evaluated, SaveAt, Task, drawn, loader, make, sequence
@@ -279,6 +279,13 @@ def test_the_sampler_copies_and_holds_no_state(trainer: Trainers) -> None:
     assert sampler.state_dict() == {}
 
 
+def _tied() -> Any:
+    model = make()
+    model.decoder = nn.Linear(3, 5)
+    model.decoder.weight = model.primary.first.weight
+    return model
+
+
 @pytest.mark.parametrize(
     ("act", "error", "message"),
     [
@@ -298,6 +305,13 @@ def test_the_sampler_copies_and_holds_no_state(trainer: Trainers) -> None:
             MisconfigurationException,
             "4 parameters of the hypernetwork are in no optimizer, so they would never be trained; give "
             "self.parameters() to the optimizer, or freeze them by model.hypernet.requires_grad_(False).",
+        ),
+        (
+            lambda trainer: trainer().fit(_tied(), loader()),
+            MisconfigurationException,
+            "Task uses the weight first.weight of its primary outside of it too, as decoder.weight, where no weight is "
+            "generated: one weight would be two. Let the primary hold both, or leave the weight out "
+            "(exclude='first.weight').",
         ),
     ],
 )

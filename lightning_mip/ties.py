@@ -1,0 +1,24 @@
+"""Weights that a module uses inside and outside of its hypernetized network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+
+def tie_across(module: nn.Module, network: nn.Module, generated: Iterable[str]) -> tuple[str, str] | None:
+    """Find a generated parameter that a part of ``module`` outside of ``network`` holds as well.
+
+    Returns:
+        Its name in the network, and the one outside; None if there is none.
+    """
+    names = {id(network.get_parameter(name)): name for name in generated}
+    inside = {id(part) for part in network.modules()}
+    for path, part in module.named_modules():
+        if id(part) in inside:
+            continue
+        for attribute, parameter in part._parameters.items():
+            if id(parameter) in names:
+                return names[id(parameter)], f"{path}.{attribute}" if path else attribute
+    return None
