@@ -14,6 +14,8 @@ from torch import Tensor, nn
 Place = tuple[Any, str]
 # Attribute of the LightningModule that lists the paths that the plug-in binds.
 BOUND = "_bound_to_h"
+# Attribute that DDP reads: names of what it does not synchronize.
+_LEFT_TO_RANKS = "_ddp_params_and_buffers_to_ignore"
 _ELSEWHERE = {
     "datamodule": (
         "which is on the data module: batches are loaded before h is drawn, partly by workers that hold copies, so "
@@ -54,6 +56,15 @@ def check_path(root: Any, path: str, value: Tensor) -> None:
             f"h has {path!r}, which cannot be set: {error}. Name the attribute that it is made from, or leave it out "
             "of bind."
         ) from error
+
+
+def keep_on_each_rank(root: nn.Module, paths: Iterable[str]) -> None:
+    """Let DDP leave buffers at these paths alone: it would give all processes the ``h`` of the first one."""
+    held = {id(_read(*_resolve(root, path))) for path in paths}
+    names = [name for name, buffer in root.named_buffers(remove_duplicate=False) if id(buffer) in held]
+    if names:
+        already = getattr(root, _LEFT_TO_RANKS, ())
+        setattr(root, _LEFT_TO_RANKS, list(dict.fromkeys([*already, *names])))
 
 
 def bound(root: Any, h: Mapping[str, Tensor]) -> AbstractContextManager[None]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_mip.heads import Family, FullHead, Head, HeadSpec, Init, check_family, spread, wanted_norms
+from lightning_mip.heads import Family, FittedHead, FullHead, HeadSpec, Init, check_family, spread, wanted_norms
 from lightning_mip.positive import check_positive
 
 
@@ -56,7 +57,7 @@ class Chunked(HeadSpec):
         return ChunkedHead(features, shapes, self, init=init)
 
 
-class ChunkedHead(Head):
+class ChunkedHead(FittedHead):
     """Generates the coefficients ``f Z_c`` of all chunks by one flat map, then multiplies them with the shared ``W``.
 
     Zero at the start is ``Z = 0``: ``W`` is drawn at random, so that ``Z`` has a gradient from the first step.
@@ -73,7 +74,6 @@ class ChunkedHead(Head):
     ) -> None:
         super().__init__()
         self.shapes, self.spec = dict(shapes), spec
-        self.family: Family = "adam"
         self.silenced: dict[str, list[int]] = {}
         self.counts = {name: -(-shape.numel() // spec.size) for name, shape in shapes.items()}
         self.lengths = {name: math.ceil(shape.numel() / self.counts[name]) for name, shape in shapes.items()}
@@ -103,17 +103,17 @@ class ChunkedHead(Head):
     def match(self, family: Family) -> None:
         """Move size from ``W`` to the embeddings."""
         check_family(family)
-        spreads = {name: self._spread(length) for name, length in self.lengths.items()}
-        stored = self._stored()
-        self.family = family
-        self.embeddings.multiply({name: spreads[name] / self._spread(length) for name, length in self.lengths.items()})
+        before, self.family = self.family, family
+        self.embeddings.multiply(
+            {n: self._spread(before, k) / self._spread(family, k) for n, k in self.lengths.items()}
+        )
         with torch.no_grad():
-            self.shared.mul_(self._stored() / stored)
+            self.shared.mul_(self._stored(family) / self._stored(before))
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Generate all tensors, each of shape ``(batch, *shape)``, from features of shape ``(batch, features)``."""
         coefficients = self.embeddings(features)
-        basis = {n: self.shared[:, :n] * (self._spread(n) / self._stored()) for n in set(self.lengths.values())}
+        basis = {n: self.shared[:, :n] * self.by_family(partial(self._in_use, n)) for n in set(self.lengths.values())}
         tensors = {}
         # One product per tensor: cutting one large product would copy its gradient, of the size of the network.
         for name, shape in self.shapes.items():
@@ -136,22 +136,26 @@ class ChunkedHead(Head):
     def _norms(self, init: Init) -> dict[str, float]:
         """Norms of the embeddings, for features of norm 1."""
         sizes = {name: math.sqrt(shape.numel() / self.counts[name]) for name, shape in self.shapes.items()}
-        norms = wanted_norms(init, self.shapes)
-        return {name: norm / (self._spread(self.lengths[name]) * sizes[name]) for name, norm in norms.items()}
+        norms, family = wanted_norms(init, self.shapes), self.family
+        return {name: norm / (self._spread(family, self.lengths[name]) * sizes[name]) for name, norm in norms.items()}
 
     def _draw_shared(self) -> None:
         if not self.shared.is_meta:
-            nn.init.normal_(self.shared, std=self._stored())
+            nn.init.normal_(self.shared, std=self._stored(self.family))
 
-    def _spread(self, length: int) -> float:
+    def _in_use(self, length: int, family: Family) -> float:
+        """By what to multiply ``W`` for chunks of this length."""
+        return self._spread(family, length) / self._stored(family)
+
+    def _spread(self, family: Family, length: int) -> float:
         """Standard deviation that ``W`` has for chunks of this length."""
-        return spread(self.family, self.spec.embedding, length)
+        return spread(family, self.spec.embedding, length)
 
-    def _stored(self) -> float:
+    def _stored(self, family: Family) -> float:
         """Standard deviation with which ``W`` is stored.
 
         Under SGD its gradient is a sum over all chunks. Stored larger by the root of their number, and divided by it in
         use, ``W`` takes the mean of their steps. Adam's steps do not depend on the size of gradients.
         """
-        own = self._spread(self.shared.shape[1])
-        return own * math.sqrt(sum(self.counts.values())) if self.family == "sgd" else own
+        own = self._spread(family, self.shared.shape[1])
+        return own * math.sqrt(sum(self.counts.values())) if family == "sgd" else own

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+version_of = operator.attrgetter("_version")
 
 RERUN = (
     "The network runs again during the backward (activation checkpointing), but the weights of its forward are no "
@@ -52,12 +55,14 @@ class Mark:
         backwards: the record of their network.
         ran: a module was called with them.
         spent: a backward has used them: an optimizer may have changed what they are made of.
+        versions: theirs at the end of that backward; before it a layer may write to its weight (max_norm of Embedding).
     """
 
     h: Mapping[str, Tensor]
     backwards: Backwards
     ran: bool = False
     spent: bool = False
+    versions: Sequence[int] = ()
 
 
 @dataclass
@@ -69,20 +74,32 @@ class Generated:
         versions: states of everything that the weights are made of.
         makers: the hypernetwork's parameters.
         made_in: their states.
-        theta0: id of a parameter of the primary -> its state.
+        own: the parameters of the primary that they stand in for; kept, as memory that is free gets another tensor.
+        theta0: id of such a parameter -> its state.
         differentiable: made with gradients.
         inference: made in inference mode.
+        transformed: made inside a function that torch.func transforms.
         mark: what has happened with them.
+        places: where ``own`` are: id of the module, attribute; None until somebody asks.
     """
 
     weights: dict[str, Tensor]
     versions: tuple[Any, ...]
     makers: Sequence[Tensor]
     made_in: Sequence[tuple[int, bool]]
+    own: Sequence[Tensor]
     theta0: dict[int, tuple[int, bool]]
     differentiable: bool
     inference: bool
+    transformed: bool
     mark: Mark
+    places: set[tuple[int, str]] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the transformation in which they were made is over."""
+        dead = torch._C._functorch.is_dead_tensor_wrapper  # type: ignore[attr-defined]
+        return self.transformed and any(map(dead, self.weights.values()))
 
     @property
     def nbytes(self) -> int:
@@ -113,6 +130,7 @@ class Generate(torch.autograd.Function):
         if seen.task == torch._C._current_graph_task_id() and seen.h is not ctx.mark.h:
             raise RuntimeError(RERUN)
         ctx.mark.spent = True
+        ctx.mark.versions = [*map(version_of, ctx.generated)]  # the generated tensors share theirs with the weights
         seen.reached.update(index for index, gradient in enumerate(gradients) if gradient is not None)
         generated, again = ctx.generated, torch.is_grad_enabled()
         if again:

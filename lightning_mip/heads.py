@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -56,6 +56,38 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Generate all tensors, each of shape ``(batch, *shape)``, from features of shape ``(batch, features)``."""
+
+
+class FittedHead(Head, ABC):
+    """A head that uses its weights in another way for each family of optimizers.
+
+    Attributes:
+        sgd: 1 for ``sgd``, 0 for ``adam``. A buffer, as copies that take over the weights (weight averaging) take it
+            over too, and a number to compute with, as a step that looked at it would wait for the device.
+    """
+
+    sgd: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sgd", torch.tensor(0.0), persistent=False)
+
+    @property
+    def family(self) -> Family:
+        """The family for which the weights are made."""
+        return "adam" if self.sgd.is_meta or self.sgd < 0.5 else "sgd"
+
+    @family.setter
+    def family(self, given: Family) -> None:
+        if self.sgd.is_meta:  # it is in no checkpoint, from which weights take the place of such ones
+            self.sgd = torch.tensor(0.0, device="cpu")
+        self.sgd.fill_(given == "sgd")
+
+    def by_family(self, number: Callable[[Family], float]) -> Tensor:
+        """The number of the family that is in force."""
+        adam = number("adam")
+        # Averaging rounds.
+        return adam + (number("sgd") - adam) * self.sgd.round()
 
 
 class HeadSpec(ABC):

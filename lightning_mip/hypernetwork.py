@@ -101,9 +101,8 @@ class HyperNetwork(nn.Module):
         self.trunk = _mlp(inputs, sizes, activation, norm, dropout) if trunk is None else trunk
         self.width = _output_width(self.trunk, inputs)
         self.head = make_head(head, self.width, self.shapes, bias=not residual, init=_head_init(init, residual))
-        self.family: Family = "adam"
         self.scaling = Matched() if _is_matched(scale, encoding, residual) else None
-        self._fit_scale()
+        self._fit_scale(self.family)
 
     @classmethod
     def paper(cls, space: Priors, shapes: Mapping[str, torch.Size], **arguments: Any) -> HyperNetwork:
@@ -158,22 +157,27 @@ class HyperNetwork(nn.Module):
         family = family_of(optimizer)
         if self.scaling is None or family == self.family:
             return
-        before, self.family = self.scale, family
-        self._fit_scale()
+        before = self.scale
+        self._fit_scale(family)
         self.head.match(family)
         self.head.multiply(dict.fromkeys(self.shapes, before / self.scale))
+
+    @property
+    def family(self) -> Family:
+        """The family of optimizers for which the weights are made."""
+        return "adam" if self.scaling is None else self.scaling.family
 
     @property
     def scale(self) -> float:
         """``s`` without its learned gain; 1 in the published form."""
         return 1.0 if self.scaling is None else float(self.scaling.scale)
 
-    def _fit_scale(self) -> None:
+    def _fit_scale(self, family: Family) -> None:
         if self.scaling is None or self.scaling.scale.is_meta:
             return
         with torch.device("cpu"):
             encoded = self.encode(self.space.sample(seed=0, step=0, n=_DRAWS))
-        self.scaling.fit(_in_evaluation(self.trunk, encoded), self.family)
+        self.scaling.fit(_in_evaluation(self.trunk, encoded), family)
 
     def initialize_ratio(self, theta0: Mapping[str, Tensor]) -> None:
         """Scale the head so that ``||delta||`` is about ``init`` times ``||theta0||``, tensor by tensor."""
@@ -224,7 +228,6 @@ class HyperNetwork(nn.Module):
                     f"The checkpoint is of another hypernetwork: its {key} is {list(state[key])}, here it is "
                     f"{mine[key]}. Build the same one first."
                 )
-        self.family = state["family"]
 
 
 def _describe(value: Any) -> str:

@@ -9,25 +9,40 @@ checkpointing, which runs the forward again during the backward, sees the same o
 from __future__ import annotations
 
 import operator
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark, check_rerun
+from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark, check_rerun, version_of
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.selection import split_name
 from lightning_mip.shown import shown
 
 _SHOWN = 5
+_REPLACED = (
+    "a layer was replaced, wrapped, pruned or parametrized since. Do that before the network is hypernetized, or undo "
+    "it, mip.dehypernetize, do it, and hypernetize anew."
+)
 # Names of modules, from the root down.
 _Path = tuple[str, ...]
 # Changes with a write to the parameter, and when training of it is switched on or off. No Python of its own, as each
 # call of each layer looks at it.
 _state = operator.attrgetter("_version", "requires_grad")
+
+
+@dataclass(eq=False)
+class _Block:
+    """An open `at` block: in which thread, and what was in force before it."""
+
+    thread: int
+    h: Mapping[str, Tensor] | None
+    generated: Generated | None
 
 
 class Injector:
@@ -39,6 +54,7 @@ class Injector:
         names: generated parameter -> all its names in the primary.
         h: the values in force, or None.
         recipe: how the hypernetwork was made, so that a new one can be: arguments, or a function; None if not known.
+        by_hand: called before each run outside of any block; None for nothing.
         bound: component of ``h`` -> the attribute of the primary, or of what it holds, that the plug-in sets to it.
     """
 
@@ -50,27 +66,29 @@ class Injector:
         self._recurrent = [_split(f"{name}.")[0] for name, m in root.named_modules() if isinstance(m, nn.RNNBase)]
         self.h: Mapping[str, Tensor] | None = None
         self.recipe: Mapping[str, Any] | Callable[..., HyperNetwork] | None = None
+        self.by_hand: Callable[[], None] | None = None
         self.bound: dict[str, tuple[Any, str]] = {}
         self.frozen: list[str] = []
         self._generated: Generated | None = None
         self._paused = False
         self._in_use = False
         self._installed = False
-        self._depth = 0
+        self._blocks: list[_Block] = []
         self._backwards = Backwards()
         self._checked = False
+        self._warned = False
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a network starts outside of any `at` block, wherever it was made."""
         none = dict.fromkeys(("h", "_generated", "recipe"))  # a recipe may hold what cannot be pickled
-        outside = {"_paused": False, "_in_use": False, "_depth": 0, "_backwards": Backwards()}
+        outside = {"_paused": False, "_in_use": False, "_blocks": [], "_backwards": Backwards()}
         # Its modules may hold copies of generated weights.
         return {**self.__dict__, **none, **outside, "_installed": True}
 
     @property
     def active(self) -> bool:
         """Whether an `at` block is open."""
-        return self._depth > 0
+        return bool(self._blocks)
 
     @property
     def used(self) -> bool:
@@ -81,6 +99,8 @@ class Injector:
         """Make sure, before ``module`` runs, that fresh weights are in place."""
         if self._paused:
             return
+        if self.by_hand is not None and not (self._blocks or self._in_use or torch.compiler.is_compiling()):
+            self.by_hand()
         if self._outdated(module):
             self._refresh()
         if self._generated is not None:
@@ -95,9 +115,8 @@ class Injector:
             kept: what an earlier block for the same ``h`` yielded; it is used again if it is still right.
         """
         checked = self.one(h)
-        outer = self.h, self._generated
+        block = self._opened()
         self.h, self._generated = checked, kept
-        self._depth += 1
         try:
             if kept is None or self._outdated(self.root):
                 self._refresh()
@@ -105,14 +124,46 @@ class Injector:
                 self._install(kept.weights)
             yield self._generated
         finally:
-            self._depth -= 1
-            self.h, self._generated = outer
-            self._remove() if self._generated is None else self._install(self._generated.weights)
+            self._check_unwritten()
+            self._close(block)
         if self._generated is None:
             self._check_used()
 
+    def _opened(self) -> _Block:
+        block = _Block(threading.get_ident(), self.h, self._generated)
+        self._blocks.append(block)
+        # First among the others, then look: of two threads at once, at least one sees the other.
+        if any(other.thread != block.thread for other in self._blocks):
+            self._blocks.remove(block)
+            raise RuntimeError(
+                f"Another thread is inside a `with mip.at(...)` block of this {type(self.root).__name__}, which runs "
+                "with one h at a time; use a lock around the block, or a copy.deepcopy of the network, or "
+                "mip.materialize, for each thread."
+            )
+        return block
+
+    def _close(self, block: _Block) -> None:
+        index = self._blocks.index(block)
+        inner = self._blocks[index + 1 :]
+        self._blocks.remove(block)
+        if inner:
+            # They are still open, and go back to what was before both.
+            inner[0].h, inner[0].generated = block.h, block.generated
+            raise RuntimeError(
+                "A `with mip.at(...)` block ended before one that began inside of it, such as one in a generator that "
+                "is not at its end; what ran in it meanwhile had the h of the other. Give each its own "
+                "mip.materialize(network, h), or end one block before the next."
+            )
+        self.h, self._generated = block.h, block.generated
+        self._remove() if self._generated is None else self._install(self._generated.weights)
+
     def one(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
         """Check one ``h``, without batch dimension, and turn its values into tensors."""
+        if any(isinstance(value, Tensor) and torch._C._functorch.is_batchedtensor(value) for value in h.values()):
+            raise ValueError(
+                "torch.vmap over h gives a network several h at a time, but it runs with one; use a loop over them, or "
+                "per_sample=True of HyperLightningModule."
+            )
         checked = self.hypernet.space.tensors(h)
         if self.hypernet.space.is_batched(checked):
             raise ValueError(
@@ -166,6 +217,7 @@ class Injector:
 
     def clear(self) -> None:
         """Forget the generated weights."""
+        self._check_unwritten()
         self._generated, self._in_use = None, False
         self._remove()
         self._check_used()
@@ -180,6 +232,11 @@ class Injector:
             deltas = self.hypernet(h)
         for name, delta in deltas.items():
             theta0 = own[name]
+            if theta0.shape != self.hypernet.shapes[name]:
+                raise RuntimeError(
+                    f"The parameter {name} has shape {tuple(theta0.shape)}, but "
+                    f"{tuple(self.hypernet.shapes[name])} is generated: {_REPLACED}"
+                )
             delta = delta.to(theta0.dtype)
             # A copy, as the deltas are views of one tensor and a layer may write to its weight (max_norm of Embedding).
             weights[name] = theta0 + delta if residual else delta.clone()
@@ -228,7 +285,7 @@ class Injector:
 
     def _outdated(self, module: nn.Module) -> bool:
         now = self._generated
-        unfit = now is None or now.mark.spent or (torch.is_grad_enabled() and not now.differentiable)
+        unfit = now is None or now.mark.spent or now.ended or (torch.is_grad_enabled() and not now.differentiable)
         if torch.compiler.is_compiling():
             return unfit
         task = torch._C._current_graph_task_id()
@@ -242,17 +299,27 @@ class Injector:
             return True
         if now.inference and not torch.is_inference_mode_enabled():
             return True
-        if not (self._depth or self._in_use):
+        if not (self._blocks or self._in_use):
             # A call by hand: anything may have changed since the last one, by a write that versions do not see too.
             return module is self.root or now.versions != self._versions()
         if module is self.root:
             return now.versions != self._versions()
         # A layer called by itself looks at what it needs, as it may be one of very many.
-        for parameter in module._parameters.values():
+        for name, parameter in module._parameters.items():
             state = now.theta0.get(id(parameter))
-            if state is not None and state != _state(parameter):
+            if state is None:
+                if parameter is not None and self._is_new(now, module, name, parameter):
+                    return True
+            elif state != _state(parameter):
                 return True
         return [*map(_state, now.makers)] != now.made_in
+
+    def _is_new(self, now: Generated, module: nn.Module, name: str, parameter: Tensor) -> bool:
+        """Whether a parameter that the weights know nothing of has taken the place of one that they are made of."""
+        if now.places is None:
+            owners = self._owners()
+            now.places = {(id(owners[path]), name) for (path, name), *_ in self._places.values()}
+        return (id(module), name) in now.places and not parameter.is_inference()
 
     def _refresh(self) -> None:
         h = self.h
@@ -265,33 +332,41 @@ class Injector:
         if torch.compiler.is_compiling():
             self._install(self.weights(h))
             return
+        self._check_unwritten()
         self._remove()
         mark = Mark(h, self._backwards)
-        leaves = self.leaves() if torch.is_grad_enabled() else []
+        # Of one node, torch.func and forward-mode AD see none of its inside.
+        transformed = torch._C._are_functorch_transforms_active()
+        whole = transformed or torch.autograd.forward_ad._current_level >= 0
+        leaves = self.leaves() if torch.is_grad_enabled() and not whole else []
         if leaves:
             tensors = Generate.apply(lambda: list(self.weights(h).values()), mark, *leaves)  # type: ignore[no-untyped-call]
             weights = dict(zip(self.hypernet.shapes, tensors, strict=True))
         else:
             weights = self.weights(h)
-        self.check_finite_in_step(weights, h)
+        if not transformed:
+            self.check_finite_in_step(weights, h)
         makers, theta0 = self._sources()
         made_in, theta0_in = [*map(_state, makers)], {id(p): _state(p) for p in theta0}
         self._generated = Generated(
             weights,
-            (*made_in, *theta0_in.values(), *self._nested()),
+            (*made_in, *theta0_in.values(), *_places(makers), *_places(theta0), *self._nested()),
             makers,
             made_in,
+            theta0,
             theta0_in,
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
+            transformed,
             mark,
         )
         self._install(weights)
 
     def _versions(self) -> tuple[Any, ...]:
-        """Changes whenever the weights would: with a write to what they are made of, or a nested hypernetwork's h."""
+        """Changes whenever the weights would, but with a write by ``.data`` to what they are made of."""
         makers, theta0 = self._sources()
-        return (*map(_state, makers), *map(_state, theta0), *self._nested())
+        states = *map(_state, makers), *map(_state, theta0)
+        return (*states, *_places(makers), *_places(theta0), *self._nested())
 
     def _sources(self) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that weights are made of, the hypernetwork's and theta0, as far as writes to them show."""
@@ -320,6 +395,24 @@ class Injector:
                 stacklevel=6,
             )
 
+    def _check_unwritten(self) -> None:
+        """Warn, once, of generated tensors that were written to since their backward, which nothing will see."""
+        now = self._generated
+        if self._warned or now is None or not now.mark.spent:
+            return
+        changed = [*map(version_of, now.weights.values())]
+        if changed == now.mark.versions:
+            return
+        self._warned = True
+        each = zip(now.weights, changed, now.mark.versions, strict=True)
+        names = [name for name, version, before in each if version != before]
+        warnings.warn(
+            f"A write to the generated weight {names[0]} after its backward is lost, as it is no parameter. Write to "
+            "theta0 outside of the step, such as in on_train_batch_end; to keep theta(h) in bounds, register a "
+            "parametrization (torch.nn.utils.parametrize) before the network is hypernetized.",
+            stacklevel=5,
+        )
+
     def _install(self, weights: Mapping[str, Tensor]) -> None:
         self._installed = True
         owners = self._owners()
@@ -347,11 +440,16 @@ class Injector:
     def _theta0(self) -> dict[str, Tensor]:
         """The primary's own parameters that generated ones stand in for."""
         owners = self._owners()
-        own = {}
+        own: dict[str, Tensor] = {}
         for name, places in self._places.items():
             path, attribute = places[0]
-            own[name] = owners[path]._parameters[attribute]
-        return own  # type: ignore[return-value]
+            found = owners[path]._parameters.get(attribute)
+            if found is None:
+                raise RuntimeError(
+                    f"There is no parameter {name} to generate in {type(self.root).__name__}: {_REPLACED}"
+                )
+            own[name] = found
+        return own
 
     def _owners(self) -> dict[_Path, nn.Module]:
         # Looked up anew each time: SyncBatchNorm conversion and precision plug-ins replace submodules.
@@ -360,8 +458,21 @@ class Injector:
     def _module(self, path: _Path) -> nn.Module:
         module = self.root
         for name in path:
-            module = module._modules[name]  # type: ignore[assignment]
+            child = module._modules.get(name)
+            if child is None:
+                raise RuntimeError(
+                    f"There is no module {'.'.join(path)} to generate in {type(self.root).__name__}: {_REPLACED}"
+                )
+            module = child
         return module
+
+
+def _places(tensors: list[Tensor]) -> list[int]:
+    """Where tensors are in memory, and so whether others have taken their place."""
+    try:
+        return [*map(Tensor.data_ptr, tensors)]
+    except RuntimeError:  # those of torch.func are nowhere
+        return [*map(id, tensors)]
 
 
 def looked_at(device: torch.device) -> bool:
@@ -423,6 +534,10 @@ def the_injector(module: nn.Module) -> Injector:
 @contextmanager
 def at(module: nn.Module, h: Mapping[str, Any] | None = None, /, **components: Any) -> Iterator[None]:
     """Run a hypernetized network with the weights of one ``h``; call ``backward`` inside the block.
+
+    Weights are generated once, and anew when what they are made of has changed: by an optimizer, ``load_state_dict``,
+    another parameter in the place of one. Two things cannot be seen, after which a new block is right: numbers written
+    through ``parameter.data``, and, by a network that ``torch.compile`` runs, changes without a backward before them.
 
     Args:
         module: a hypernetized network, or a module that holds exactly one.

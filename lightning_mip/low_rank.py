@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_mip.heads import Family, FullHead, Head, HeadSpec, Init, check_family, spread, wanted_norms
+from lightning_mip.heads import Family, FittedHead, FullHead, HeadSpec, Init, check_family, spread, wanted_norms
 from lightning_mip.positive import check_positive
 
 
@@ -48,7 +48,7 @@ class LowRank(HeadSpec):
         return LowRankHead(features, shapes, self, init=init)
 
 
-class LowRankHead(Head):
+class LowRankHead(FittedHead):
     """Generates both factors of each matrix by linear maps, then multiplies them.
 
     ``U`` is linear in the features. ``D`` is made from their direction alone, so that ``delta`` is as proportional to
@@ -67,7 +67,6 @@ class LowRankHead(Head):
     ) -> None:
         super().__init__()
         self.shapes, self.spec = dict(shapes), spec
-        self.family: Family = "adam"
         self.widths = {name: shape[1:].numel() for name, shape in shapes.items()}
         self.features = features
         rows = {name: torch.Size([shape[0], spec.rank]) for name, shape in shapes.items()}
@@ -97,16 +96,16 @@ class LowRankHead(Head):
     def match(self, family: Family) -> None:
         """Move size from one factor to the other, and from the features of ``D`` to its map."""
         check_family(family)
-        spreads, length = self._spreads(), self._length()
+        spreads, length = self._spreads(), self._length(self.family)
         self.family = family
         ratios = {name: after / spreads[name] for name, after in self._spreads().items()}
         self.left.multiply({name: 1 / ratio for name, ratio in ratios.items()})
-        self.right.multiply({name: ratio * length / self._length() for name, ratio in ratios.items()})
+        self.right.multiply({name: ratio * length / self._length(family) for name, ratio in ratios.items()})
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Generate all tensors, each of shape ``(batch, *shape)``, from features of shape ``(batch, features)``."""
         left = self.left(features)
-        right = self.right(nn.functional.normalize(features, dim=-1) * self._length())
+        right = self.right(nn.functional.normalize(features, dim=-1) * self.by_family(self._length))
         return {name: (left[name] @ right[name]).reshape(-1, *shape) for name, shape in self.shapes.items()}
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -121,12 +120,13 @@ class LowRankHead(Head):
         """Norms of the factors, for features of norm 1."""
         norms, spreads, widths = wanted_norms(init, self.shapes), self._spreads(), self.widths
         left = {name: norm / (spreads[name] * math.sqrt(widths[name])) for name, norm in norms.items()}
-        right = {n: spreads[n] * math.sqrt(self.spec.rank * widths[n]) / self._length() for n in norms}
+        right = {n: spreads[n] * math.sqrt(self.spec.rank * widths[n]) / self._length(self.family) for n in norms}
         return left, right
 
     def _spreads(self) -> dict[str, float]:
-        return {name: spread(self.family, self.spec.rank, width) for name, width in self.widths.items()}
+        family = self.family
+        return {name: spread(family, self.spec.rank, width) for name, width in self.widths.items()}
 
-    def _length(self) -> float:
+    def _length(self, family: Family) -> float:
         """L2 norm of the features of ``D``: with it their L1 norm (for ``adam``) is at most 1, and mostly above 1/2."""
-        return 1 / math.sqrt(self.features) if self.family == "adam" else 1.0
+        return 1 / math.sqrt(self.features) if family == "adam" else 1.0

@@ -58,6 +58,14 @@ class Matched(nn.Module):
         """By how much the scale has grown since the start, bounded: no step of any optimizer can drown the rest."""
         return torch.exp(_LIMIT * torch.tanh(self.pace * self.log_gain / _LIMIT))
 
+    @property
+    def family(self) -> Family:
+        """The family for which scale and pace are fitted, and weights made."""
+        if self.pace.is_meta:
+            return "adam"
+        pace = float(self.pace)  # which averaging rounds
+        return min(_PACES, key=lambda family: abs(_PACES[family] - pace))
+
     @torch.no_grad()
     def fit(self, features: Tensor, family: Family) -> None:
         """Fit scale and pace to a family of optimizers; the gain stays as it is.

@@ -36,7 +36,7 @@ from lightning_mip.per_sample import run_per_sample
 from lightning_mip.positive import check_whole
 from lightning_mip.priors import Prior
 from lightning_mip.space import HSpace
-from lightning_mip.steps import WRAPPERS, at_predict_h, with_sampler
+from lightning_mip.steps import at_predict_h, check_own_steps, with_sampler, wrap_steps
 
 
 class HyperLightningModule(L.LightningModule):
@@ -116,11 +116,7 @@ class HyperLightningModule(L.LightningModule):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Wrap the steps that the subclass or a mix-in of it writes, so that each runs at the right ``h``."""
         super().__init_subclass__(**kwargs)
-        for name, wrapper in WRAPPERS.items():
-            owner = next(base for base in cls.__mro__ if name in base.__dict__)
-            wrapped = owner is not cls and issubclass(owner, HyperLightningModule)
-            if not wrapped and owner not in L.LightningModule.__mro__:
-                setattr(cls, name, wrapper(owner.__dict__[name]))
+        wrap_steps(cls, HyperLightningModule)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse another hypernetwork, which the primary would not run with."""
@@ -300,6 +296,11 @@ class HyperLightningModule(L.LightningModule):
                 )
             return size
         return self.draws_per_batch if self.draws_per_batch > 1 else None
+
+    def wrap_steps(self) -> None:
+        """Wrap steps that were set since the class was written; called by `SampleH`."""
+        wrap_steps(type(self), HyperLightningModule)
+        check_own_steps(self)
 
     def start_batch(self, h: Mapping[str, Tensor]) -> None:
         """Bring a training batch's ``h`` into force; called by `SampleH`."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from lightning_mip.injection import Injector
 
@@ -42,11 +42,15 @@ def run_per_sample(injector: Injector, h: Mapping[str, Tensor], args: tuple[Any,
                 f"per_sample=True: an input has shape {tuple(value.shape)}, expected {size} samples, as h has."
             )
 
-    def one(weights: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    rebuild: Callable[[list[Tensor]], Any]
+
+    def one(weights: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        nonlocal rebuild
         args, kwargs = tree_map(_add_batch, (args, kwargs))
         # Not functional_call, which leaves the weights in modules that have several names.
         with injector.substituted(weights):
-            return tree_map(_drop_batch, injector.root(*args, **kwargs))
+            outputs, rebuild = _without_constants(tree_map(_drop_batch, injector.root(*args, **kwargs)))
+        return outputs
 
     in_dims = (0, tree_map(_batch_dim, args), tree_map(_batch_dim, kwargs))
     weights = injector.weights(h)
@@ -58,9 +62,11 @@ def run_per_sample(injector: Injector, h: Mapping[str, Tensor], args: tuple[Any,
         torch.autograd.graph.disable_saved_tensors_hooks(_CHECKPOINTED),
     ):
         try:
-            return torch.vmap(one, in_dims=in_dims, randomness="different")(weights, args, kwargs)
-        except RuntimeError as error:
-            if str(error) == _CHECKPOINTED:
+            outputs = torch.vmap(one, in_dims=in_dims, randomness="different")(weights, args, kwargs)
+            return rebuild(outputs)
+        except (RuntimeError, ValueError) as error:
+            # It has a ValueError for outputs that are no tensors; others are the network's own.
+            if str(error) == _CHECKPOINTED or (type(error) is ValueError and not str(error).startswith("vmap(")):
                 raise
             raise RuntimeError(
                 f"torch.vmap, by which per_sample=True runs {type(injector.root).__name__}, failed on it for the "
@@ -94,6 +100,18 @@ def _without_fast_path() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _without_constants(output: Any) -> tuple[list[Any], Callable[[list[Tensor]], Any]]:
+    """What in an output is no plain Python constant, which vmap takes for a mistake, and how to put the rest back."""
+    leaves, structure = tree_flatten(output)
+    constants = {k: leaf for k, leaf in enumerate(leaves) if isinstance(leaf, (int, float, str, type(None)))}
+
+    def rebuild(others: list[Tensor]) -> Any:
+        each = iter(others)
+        return tree_unflatten([constants[k] if k in constants else next(each) for k in range(len(leaves))], structure)
+
+    return [leaf for k, leaf in enumerate(leaves) if k not in constants], rebuild
 
 
 def _add_batch(value: Any) -> Any:

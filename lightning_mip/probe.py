@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -116,9 +116,9 @@ def watch(module: nn.Module, network: nn.Module) -> Iterator[None]:
 @contextmanager
 def parameters_kept(module: nn.Module, hook: str) -> Iterator[None]:
     """Raise RuntimeError if a hook that runs at every ``h`` of a grid changes parameters, as weight averaging may."""
-    before = _sums(module)
+    before = sums(module.parameters())
     yield
-    if _sums(module) != before:
+    if sums(module.parameters()) != before:
         stage = hook.removeprefix("on_").partition("_")[0]
         raise RuntimeError(
             f"{hook} changes parameters of {type(module).__name__}, but it runs once for every h of the grid; change "
@@ -126,8 +126,9 @@ def parameters_kept(module: nn.Module, hook: str) -> Iterator[None]:
         )
 
 
-def _sums(module: nn.Module) -> list[float]:
-    return [float(p.detach().double().sum()) for p in module.parameters() if not p.is_complex()]
+def sums(parameters: Iterable[Tensor]) -> list[float]:
+    """A number for each parameter that is not complex, by which to see that it has changed."""
+    return [float(p.detach().double().sum()) for p in parameters if not p.is_complex()]
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

@@ -156,6 +156,35 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+# Attribute of a wrapped step that is the step itself; on another one it is a copy, by functools.wraps.
+_OWN = "_lightning_mip_step"
+
+
+def wrap_steps(kind: type, base: type) -> None:
+    """Wrap the steps that a subclass of ``base`` or a mix-in of it writes, so that each runs at the right ``h``."""
+    for name, wrapper in WRAPPERS.items():
+        owner = next(each for each in kind.__mro__ if name in each.__dict__)
+        step = owner.__dict__[name]
+        if owner is not base and owner not in L.LightningModule.__mro__ and getattr(step, _OWN, None) is not step:
+            wrapped = wrapper(step)
+            setattr(wrapped, _OWN, wrapped)
+            setattr(kind, name, wrapped)
+
+
+def check_own_steps(module: Any) -> None:
+    """Raise AttributeError for a step that is an attribute of the instance, where nothing wraps it."""
+    # What runs a step of the class, compiled or in a wrapper, is right.
+    found = {name: vars(module)[name] for name in WRAPPERS if name in vars(module)}
+    of_class = (_OWN, "_torchdynamo_orig_callable")
+    name = next((name for name, step in found.items() if not any(hasattr(step, mark) for mark in of_class)), None)
+    if name is not None:
+        kind = type(module).__name__
+        raise AttributeError(
+            f"{name} is set on this instance of {kind}, where it would run at no h of its own; set it on the class, "
+            f"{kind}.{name} = ..., or write it in a subclass."
+        )
+
+
 def _at_own_h(module: HyperLightningModule, *batch: Any) -> AbstractContextManager[None]:
     """Bring the ``h`` of a batch into force, if batches bring one, the hook has one, and no outer step did so."""
     inside = module._injector.active or module._current is not None

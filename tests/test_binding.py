@@ -120,6 +120,13 @@ def test_a_tensor_stays_one_of_its_dtype_device_and_shape(path: str, dtype: torc
     assert like(torch.zeros(2, device="meta"), torch.ones(2)).device.type == "meta"
 
 
+def test_a_write_to_the_attribute_leaves_h_alone() -> None:
+    module, h = Module(), {"loss.gamma": torch.tensor(0.5)}
+    with bound(module, h):
+        module.loss.gamma.fill_(2)
+    assert h == {"loss.gamma": torch.tensor(0.5)}
+
+
 def test_what_a_step_writes_to_a_bound_tensor_does_not_reach_the_values() -> None:
     module, value = Module(), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     with bound(module, {"loss.gamma": value}):

@@ -25,6 +25,7 @@ from torchmetrics import MeanMetric, MeanSquaredError
 from torchmetrics.classification import BinaryAUROC
 
 import lightning_mip as mip
+from lightning_mip.injection import the_injector
 from tests import processes
 from tests.habits import InInit, penalised
 from tests.tasks import SMALL, Evaluated, Net, SaveAt, dataset, loader, make, sequence
@@ -201,6 +202,39 @@ def test_gradients_are_the_mean_and_parameters_stay_equal(tmp_path: Path, kind: 
         assert each["parameters"].keys() == seen[0]["parameters"].keys()
         for name, value in seen[0]["parameters"].items():
             assert torch.equal(each["parameters"][name], value), name
+
+
+class Buffered(InInit):
+    """Holds its hyperparameter in a buffer, and keeps what it reads there beside the h of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("lam", torch.tensor(0.5))
+        self.register_buffer("count", torch.zeros(()))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.count += 1 + self.global_rank
+        h = the_injector(self.net).h["lam"]
+        self.__dict__.setdefault("_seen", []).append((float(self.lam), float(h)))
+        return penalised(self(batch[0]), batch[1], self.lam)
+
+
+def train_with_a_buffer(folder: Path) -> None:
+    processes.ignore("You defined a `validation_step` but have no `val_dataloader`")
+    torch.manual_seed(1)
+    model = Buffered()
+    trainer(folder, callbacks=[mip.Hypernetize("net", h={"lam": mip.Uniform(0, 1)}, **SMALL)]).fit(model, loader())
+    processes.write(folder, {"seen": model.__dict__["_seen"], "lam": model.lam, "count": model.count})
+
+
+def test_a_dial_that_is_a_buffer_holds_the_h_of_its_own_process(tmp_path: Path) -> None:
+    found = processes.results(RANKS, tmp_path, train_with_a_buffer)
+    for rank, each in enumerate(found):
+        drawn = sequence(make(), EPOCHS * EACH, rank=rank, world_size=RANKS)
+        assert each["seen"] == [(pytest.approx(lam), pytest.approx(lam)) for lam in drawn]
+        assert each["lam"] == 0.5
+        # Other buffers are still those of the first process, but for its last step.
+        assert each["count"] == (EPOCHS * EACH - 1) + 1 + rank
 
 
 def train_in_vain(folder: Path) -> None:

@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelPruning
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -246,3 +247,38 @@ def test_values_that_are_close_to_zero_are_told_apart() -> None:
     with pytest.raises(ValueError, match="is outside the support"):
         space.tensors({"rate": 5e-7})
     assert_close(space.encode({"rate": 1e-7}), torch.tensor([0.0, 1.0, 0.0]))
+
+
+def test_lightnings_pruning_is_refused_with_what_to_do(trainer: Trainers) -> None:
+    model = make(Evaluated)
+    pruning = ModelPruning("l1_unstructured", [(model.primary.first, "weight")], amount=0.5)
+    message = (
+        "There is no parameter first.weight to generate in Net: a layer was replaced, wrapped, pruned or parametrized "
+        "since. Do that before the network is hypernetized, or undo it, mip.dehypernetize, do it, and hypernetize anew."
+    )
+    with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
+        trainer(callbacks=[pruning]).fit(model, loader(), loader(seed=1))
+
+
+@leaf_spec
+def test_weights_that_are_clamped_after_the_optimizers_step_are_named(trainer: Trainers) -> None:
+    class Clamping(Evaluated):
+        hook = "optimizer_step"
+
+        def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            super().optimizer_step(*args, **kwargs)
+            self.clamp() if self.hook == "optimizer_step" else None
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.clamp() if self.hook == "on_train_batch_end" else None
+
+        @torch.no_grad()
+        def clamp(self) -> None:
+            self.primary.first.weight.clamp_(-0.01, 0.01)
+
+    with pytest.warns(UserWarning, match=r"^A write to the generated weight first\.weight after its backward is lost"):
+        trainer().fit(make(Clamping), loader(), loader(seed=1))
+    model = make(Clamping)
+    model.hook = "on_train_batch_end"
+    trainer().fit(model, loader(), loader(seed=1))
+    assert model.primary.first.weight.abs().max() <= 0.01

@@ -271,10 +271,10 @@ def test_the_shared_part_of_chunks_does_not_take_larger_steps_where_there_are_mo
         head = make_head(Chunked(64, 4), 16, {"w": Size([rows, 64])}, bias=False, init={"w": math.sqrt(rows)}).double()
         x = matched(head, "sgd", 16)
         target = torch.randn(64, dtype=torch.float64).expand(rows, 64)
-        before = head.parts[0].shared.detach().clone() / head.parts[0]._stored()
+        before = head.parts[0].shared.detach().clone() / head.parts[0]._stored("sgd")
         (head(x)["w"][0] * target).sum().backward()
         torch.optim.SGD([head.parts[0].shared], 1e-3).step()
-        found.append(float((head.parts[0].shared.detach() / head.parts[0]._stored() - before).norm()))
+        found.append(float((head.parts[0].shared.detach() / head.parts[0]._stored("sgd") - before).norm()))
     assert found[1] < 2 * found[0]
 
 

@@ -1,7 +1,9 @@
 """A network runs with generated weights however it is used, and gradients are those of the same computation by hand."""
 
+import contextlib
 import copy
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
@@ -284,6 +287,74 @@ def test_weights_written_to_without_a_backward_are_used_at_once(use: str, writte
     assert not torch.allclose(found, before)
 
 
+def _assign(net: nn.Module) -> None:
+    net.load_state_dict({name: value + 1 for name, value in net.state_dict().items()}, assign=True)
+
+
+def _one_by_one(net: nn.Module) -> None:
+    net.encoder.weight = nn.Parameter(net.encoder._parameters["weight"].detach() + 1)
+
+
+def _by_vector(net: nn.Module) -> None:
+    numbers = nn.utils.parameters_to_vector(net.parameters())
+    nn.utils.vector_to_parameters(numbers + 1, net.parameters())
+
+
+@pytest.mark.parametrize("exclude", [(), "decoder"])
+@pytest.mark.parametrize(
+    ("use", "replace"),
+    [
+        ("network", _assign),
+        ("network", _one_by_one),
+        ("network", _by_vector),
+        ("method", _assign),
+        ("child", _assign),
+        ("child", _one_by_one),
+    ],
+)
+def test_parameters_that_others_take_the_place_of_are_used_no_longer(
+    use: str, replace: Callable[[nn.Module], None], exclude: Any
+) -> None:
+    net, _, _ = pair(Autoencoder(), exclude=exclude)
+    calls: dict[str, Callable[[Tensor], Tensor]] = {"network": net, "method": net.encode, "child": net.encoder}
+    x = batch()
+    with torch.no_grad(), mip.at(net, lam=0.3):
+        before = calls[use](x)
+        replace(net)
+        found = calls[use](x)
+        with mip.at(net, lam=0.3):
+            assert_close(found, calls[use](x), rtol=0, atol=0)
+    assert not torch.allclose(found, before)
+
+
+def test_a_functional_call_uses_and_trains_the_parameters_it_is_given() -> None:
+    net, _, reference = pair(Autoencoder())
+    x = batch()
+    given = {name: (value.detach() + 1).requires_grad_() for name, value in net.named_parameters()}
+    theirs = copy.deepcopy(reference)
+    theirs.net.load_state_dict(given)
+    with mip.at(net, lam=0.3):
+        before = net(x)
+        found = torch.func.functional_call(net, given, (x,))
+        after = net(x)
+        loss(found).backward()
+    assert_close(found, theirs(x, lam=0.3))
+    assert_close((before, after), (reference(x, lam=0.3),) * 2)
+    loss(theirs(x, lam=0.3)).backward()
+    assert_close([value.grad for value in given.values()], [p.grad for p in theirs.net.parameters()])
+
+
+def test_copies_of_one_parameter_that_were_tied_before_are_generated_once_for_each_call() -> None:
+    net = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES)).double()
+    net[1].weight = net[0].weight
+    attach(net)
+    net.load_state_dict({name: value.clone() for name, value in net.state_dict().items()}, assign=True)
+    with torch.no_grad(), mip.at(net, lam=0.3), generations(net) as calls:
+        for _ in range(3):
+            net(batch())
+    assert not calls
+
+
 def test_lbfgs_evaluates_its_closure_with_fresh_weights() -> None:
     net, trained, reference = pair(Autoencoder())
     x = batch()
@@ -403,6 +474,67 @@ def test_h_itself_gets_a_gradient() -> None:
     assert_close(ours.grad, theirs.grad)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own use, in the first jvp
+@pytest.mark.parametrize("head", ["full", {"encoder": mip.LowRank(1), "*": mip.Chunked(4, 1)}], ids=["full", "small"])
+def test_torch_func_and_forward_mode_differentiate_with_respect_to_h(head: Any) -> None:
+    net, _, reference = pair(Autoencoder(), head=head)
+    x, lam = batch(), torch.tensor(0.3, dtype=DOUBLE)
+
+    def ours(lam: Tensor) -> Tensor:
+        with mip.at(net, lam=lam):
+            return loss(net(x))
+
+    lam_with_gradient = lam.clone().requires_grad_()
+    (first,) = torch.autograd.grad(loss(reference(x, lam=lam_with_gradient)), lam_with_gradient, create_graph=True)
+    (second,) = torch.autograd.grad(first, lam_with_gradient)
+    for derivative in (torch.func.grad, torch.func.jacrev, torch.func.jacfwd):
+        assert_close(derivative(ours)(lam), first)
+    assert_close(torch.func.hessian(ours)(lam), second)
+    assert_close(torch.func.jvp(ours, (lam,), (torch.ones_like(lam),))[1], first)
+    with torch.autograd.forward_ad.dual_level():
+        dual = ours(torch.autograd.forward_ad.make_dual(lam, torch.ones_like(lam)))
+        assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, first)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_torch_func_differentiates_with_respect_to_inputs_and_parameters(inside: bool) -> None:
+    net, _, reference = pair(Autoencoder())
+    x, own = batch(), dict(net.named_parameters())
+
+    def of_input(x: Tensor) -> Tensor:
+        with contextlib.nullcontext() if inside else mip.at(net, lam=0.3):
+            return loss(net(x))
+
+    def of_parameters(given: dict[str, Tensor], x: Tensor) -> Tensor:
+        with contextlib.nullcontext() if inside else mip.at(net, lam=0.3):
+            return loss(torch.func.functional_call(net, given, (x,)))
+
+    expected = [torch.autograd.grad(loss(reference(row, lam=0.3)), reference.net.parameters()) for row in x]
+    with mip.at(net, lam=0.3) if inside else contextlib.nullcontext():
+        for _ in range(2):
+            found = torch.func.vmap(torch.func.grad(of_parameters), in_dims=(None, 0))(own, x)
+            assert_close([*found.values()], [torch.stack(each) for each in zip(*expected, strict=True)])
+            x.requires_grad_()
+            (wanted,) = torch.autograd.grad(loss(reference(x, lam=0.3)), x)
+            assert_close(torch.func.grad(of_input)(x.detach()), wanted)
+            loss(net(x)).backward() if inside else None  # the weights are made anew, inside of what is transformed
+
+
+def test_vmap_over_h_says_what_to_do_instead() -> None:
+    net, _, _ = pair(Autoencoder())
+    text = (
+        "torch.vmap over h gives a network several h at a time, but it runs with one; use a loop over them, or "
+        "per_sample=True of HyperLightningModule."
+    )
+
+    def output(lam: Tensor) -> Tensor:
+        with mip.at(net, lam=lam):
+            return net(batch())
+
+    with pytest.raises(ValueError, match=exactly(text)):
+        torch.func.vmap(output)(torch.tensor([0.1, 0.2]))
+
+
 def test_unused_weights_leave_zero_gradients_not_none_as_ddp_requires() -> None:
     net, trained, _ = pair(Autoencoder(), include=["decoder.*", "encoder.bias"])
     with (
@@ -458,6 +590,56 @@ def test_an_exception_in_a_block_restores_what_was_there() -> None:
             net(x[:, :2])
         assert_close(net(x), reference(x, lam=0.1))
     assert net.encoder.weight is net.encoder._parameters["weight"]
+
+
+def test_a_block_that_ends_before_one_inside_of_it_is_an_error_and_leaves_the_other_right() -> None:
+    net, _, reference = pair(Autoencoder())
+    x = batch()
+
+    def serve(lam: float) -> Iterator[Tensor]:
+        with mip.at(net, lam=lam):
+            while True:
+                yield net(x)
+
+    first, second = serve(0.1), serve(0.9)
+    next(first), next(second)
+    text = (
+        "A `with mip.at(...)` block ended before one that began inside of it, such as one in a generator that is not "
+        "at its end; what ran in it meanwhile had the h of the other. Give each its own mip.materialize(network, h), "
+        "or end one block before the next."
+    )
+    with pytest.raises(RuntimeError, match=exactly(text)):
+        first.close()
+    assert_close(next(second), reference(x, lam=0.9))
+    second.close()
+    with pytest.raises(RuntimeError, match="needs a value of h to run"):
+        net(x)
+
+
+def test_a_network_is_in_the_blocks_of_one_thread() -> None:
+    net, _, reference = pair(Autoencoder())
+    x, errors = batch(), list[str]()
+
+    def work() -> None:
+        try:
+            with mip.at(net, lam=0.9):
+                net(x)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    with mip.at(net, lam=0.1):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert_close(net(x), reference(x, lam=0.1))
+    assert errors == [
+        "Another thread is inside a `with mip.at(...)` block of this Autoencoder, which runs with one h at a time; use "
+        "a lock around the block, or a copy.deepcopy of the network, or mip.materialize, for each thread."
+    ]
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
 
 
 def test_the_callers_h_is_not_changed() -> None:
@@ -756,6 +938,40 @@ def test_weights_whose_norm_overflows_are_finite_all_the_same() -> None:
         assert net.weight.isfinite().all()
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_a_write_to_a_generated_weight_after_its_backward_is_named_once(
+    again: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    net, _, _ = pair(Autoencoder())
+    text = (
+        "A write to the generated weight encoder.weight after its backward is lost, as it is no parameter. Write to "
+        "theta0 outside of the step, such as in on_train_batch_end; to keep theta(h) in bounds, register a "
+        "parametrization (torch.nn.utils.parametrize) before the network is hypernetized."
+    )
+
+    def step() -> None:
+        with mip.at(net, lam=0.3):
+            loss(net(batch())).backward()
+            with torch.no_grad():
+                net.encoder.weight.clamp_(-0.01, 0.01)
+            if again:
+                net(batch())
+
+    with pytest.warns(UserWarning, match=exactly(text)):
+        step()
+    step()
+    assert not recwarn.list
+
+
+def test_a_layer_may_write_to_its_generated_weight() -> None:
+    net = nn.Sequential(nn.Embedding(5, 3, max_norm=0.1), nn.Linear(3, 1))
+    attach(net)
+    for _ in range(2):
+        with mip.at(net, lam=0.3):
+            for _ in range(2):
+                net(torch.arange(5)).sum().backward()
+
+
 def two_of_them() -> nn.Module:
     both = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     attach(both["a"])
@@ -825,6 +1041,48 @@ def test_a_wrong_block_is_an_error_at_its_beginning(
 ) -> None:
     with pytest.raises(error, match=exactly(text)), mip.at(make(), h):
         pytest.fail("entered")
+
+
+def _wrap(net: nn.Module) -> None:
+    net.encoder = nn.Sequential(net.encoder)
+
+
+def _drop(net: nn.Module) -> None:
+    del net.encoder
+
+
+_REPLACED = (
+    "a layer was replaced, wrapped, pruned or parametrized since. Do that before the network is hypernetized, or undo "
+    "it, mip.dehypernetize, do it, and hypernetize anew."
+)
+_GONE = "There is no parameter encoder.weight to generate in Autoencoder: " + _REPLACED
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda net: prune.l1_unstructured(net.encoder, "weight", 0.5), _GONE),
+        (lambda net: nn.utils.parametrizations.weight_norm(net.encoder), _GONE),
+        (_wrap, _GONE),
+        (_drop, "There is no module encoder to generate in Autoencoder: " + _REPLACED),
+        (
+            lambda net: setattr(net, "encoder", nn.Linear(FEATURES, 1).double()),
+            f"The parameter encoder.weight has shape (1, {FEATURES}), but (3, {FEATURES}) is generated: " + _REPLACED,
+        ),
+    ],
+    ids=["pruned", "weight_norm", "wrapped", "dropped", "another shape"],
+)
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_layer_that_is_changed_after_the_attach_is_named(
+    change: Callable[[nn.Module], object], told: str, residual: bool
+) -> None:
+    net, _, _ = pair(Autoencoder(), residual=residual)
+    with mip.at(net, lam=0.3):
+        net(batch())
+    change(net)
+    for use in (lambda: mip.at(net, lam=0.3).__enter__(), lambda: mip.materialize(net, lam=0.3)):
+        with pytest.raises(RuntimeError, match=exactly(told)):
+            use()
 
 
 @pytest.mark.parametrize("call", ["network", "child"])

@@ -119,6 +119,50 @@ def test_what_vmap_cannot_run_says_so_and_what_to_do_instead() -> None:
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
+class Returning(nn.Module):
+    """Returns its output with something beside it."""
+
+    def __init__(self, beside: Any) -> None:
+        super().__init__()
+        self.layer, self.beside = nn.Linear(3, 2), beside
+
+    def forward(self, x: Tensor) -> Any:
+        return {"output": self.layer(x), "beside": (self.beside, x)}
+
+
+@pytest.mark.parametrize("beside", [None, 0.5, 3, True, "logits"])
+def test_a_constant_among_the_outputs_is_returned_once(beside: Any) -> None:
+    x = torch.randn(SIZE, 3, dtype=torch.float64)
+    torch.manual_seed(0)
+    found = running(Returning(beside), x)
+    torch.manual_seed(0)
+    expected = running(Returning(torch.ones(1)), x)
+    assert list(found) == ["output", "beside"]
+    assert found["beside"][0] is beside
+    assert torch.equal(found["beside"][1], x)
+    assert torch.equal(found["output"], expected["output"])
+
+
+def test_another_object_among_the_outputs_is_named_as_what_vmap_cannot_run() -> None:
+    message = (
+        "torch.vmap, by which per_sample=True runs Returning, failed on it for the reason above; use draws_per_batch "
+        "instead of per_sample."
+    )
+    with pytest.raises(RuntimeError) as caught:
+        running(Returning(object()), torch.ones(SIZE, 3).double())
+    assert str(caught.value) == message
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_an_error_of_the_networks_own_stays_what_it_is() -> None:
+    class Refusing(Returning):
+        def forward(self, x: Tensor) -> Any:
+            raise ValueError("not this one")
+
+    with pytest.raises(ValueError, match=r"^not this one$"):
+        running(Refusing(None), torch.ones(SIZE, 3).double())
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
 def test_a_transformer_in_evaluation_is_trained_off_its_fast_path() -> None:
     network = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).double().eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 import lightning_mip as mip
-from tests.tasks import BATCHES, SAMPLES, Data, Evaluated, Net, Recorder, Task, dataset, loader, make
+from tests.module_kinds import exactly
+from tests.tasks import BATCHES, SAMPLES, Data, Evaluated, Net, Recorder, Task, dataset, drawn, loader, make, sequence
 
 Trainers = Callable[..., L.Trainer]
 EPOCHS = 2
@@ -504,3 +506,60 @@ def test_messages(act: Callable[[], Any], error: type[Exception], message: str) 
     with pytest.raises(error) as caught:
         act()
     assert str(caught.value) == message
+
+
+# --- Steps that are set later
+
+
+class Stepless(Task):
+    """Gets its steps after it is written."""
+
+
+class Refined(Evaluated):
+    """Calls the steps of its base class."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return 1 * super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("kind", [Stepless, Refined])
+def test_steps_set_on_the_class_run_at_the_same_h_as_those_written_in_it(
+    trainer: Trainers, kind: type[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        self.__dict__.setdefault("_sizes", []).append((len(batch[0]), float(self.h["lam"])))
+        return self.loss(batch)
+
+    def validation_step(self: Any, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch))
+
+    model, written = (make(each, draws_per_batch=2, eval_grid=2) for each in (kind, Evaluated))
+    monkeypatch.setattr(kind, "training_step", training_step)
+    monkeypatch.setattr(kind, "validation_step", validation_step)
+    for each in (model, written):
+        runner = trainer(max_epochs=1)
+        runner.fit(each, loader(), loader(seed=1))
+        assert {"val_loss/lam=0", "val_loss/lam=1"} <= set(runner.callback_metrics)
+    assert_close(model, written)
+    assert [size for size, _ in model.__dict__["_sizes"]] == [2] * 2 * BATCHES
+    assert len({lam for _, lam in model.__dict__["_sizes"]}) == 2 * BATCHES
+
+
+def test_a_step_set_on_an_instance_is_refused(trainer: Trainers) -> None:
+    model = make(Evaluated)
+    model.validation_step = lambda batch, batch_idx: None
+    text = (
+        "validation_step is set on this instance of Evaluated, where it would run at no h of its own; set it on the "
+        "class, Evaluated.validation_step = ..., or write it in a subclass."
+    )
+    with pytest.raises(AttributeError, match=exactly(text)):
+        trainer().fit(model, loader(), loader(seed=1))
+
+
+def test_a_step_of_the_class_in_a_wrapper_on_the_instance_is_not(trainer: Trainers) -> None:
+    model = make(Evaluated)
+    step = model.training_step
+    model.training_step = functools.wraps(step)(lambda *args: step(*args))
+    model.predict_step = torch.compile(model.predict_step, backend="eager")
+    trainer().fit(model, loader(), loader(seed=1))
+    assert drawn(model) == sequence(model, EPOCHS * BATCHES)

@@ -7,6 +7,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import lightning_mip as mip
-from tests.tasks import BATCHES, Evaluated, Net, SaveAt, Task, drawn, loader, make, sequence
+from tests.tasks import BATCHES, SMALL, Evaluated, Net, SaveAt, Task, drawn, loader, make, sequence
 
 Trainers = Callable[..., L.Trainer]
 EPOCHS = 2
@@ -265,6 +266,26 @@ def test_averaging_callbacks_leave_a_module_that_works(trainer: Trainers, averag
     x = torch.ones(2, 3)
     with torch.no_grad(), mip.at(model, lam=0.3):
         torch.testing.assert_close(model(x), mip.materialize(model, lam=0.3)(x))
+
+
+@pytest.mark.parametrize("averaging", [lambda: EMAWeightAveraging(decay=0.9), WeightAveraging])
+@pytest.mark.parametrize("head", ["full", {"first": mip.LowRank(1), "*": mip.Chunked(4, 1)}], ids=["full", "small"])
+def test_an_average_of_weights_made_for_sgd_is_saved_and_evaluated_as_what_it_is(
+    trainer: Trainers, tmp_path: Path, head: Any, averaging: Callable[[], Any]
+) -> None:
+    arguments = {"hypernet": {**SMALL, "head": head}, "optimizer": lambda p: torch.optim.SGD(p, 0.1)}
+    model, path = make(Evaluated, **arguments), tmp_path / "averaged.ckpt"
+    runner = trainer(max_epochs=4, callbacks=[averaging(), SaveAt(path, epoch=3)])
+    runner.fit(model, loader(), loader(seed=1))
+    loaded = make(Evaluated, **arguments)
+    loaded.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    assert loaded.hypernet.family == model.hypernet.family == "sgd"
+    x = torch.randn(4, 3)
+    with torch.no_grad(), mip.at(model, lam=0.3), mip.at(loaded, lam=0.3):
+        torch.testing.assert_close(loaded(x), model(x))
+    during = {k: float(v) for k, v in runner.callback_metrics.items() if k.startswith("val_loss")}
+    (after,) = trainer().validate(loaded, loader(seed=1), verbose=False)
+    assert during == pytest.approx(after)
 
 
 def test_a_model_that_was_called_by_hand_can_still_be_averaged(trainer: Trainers) -> None:

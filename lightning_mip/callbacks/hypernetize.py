@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
-from lightning_mip.binding import BOUND, bound, check_path, places_inside, put, values_of
+from lightning_mip.binding import BOUND, bound, check_path, keep_on_each_rank, places_inside, put, values_of
 from lightning_mip.callbacks.sample_h import SampleH, match, show_in_progress_bar
 from lightning_mip.checkpoints import (
     CHILD,
@@ -36,7 +36,7 @@ from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import Injector, injectors
 from lightning_mip.logged import forget_earlier
 from lightning_mip.priors import Prior
-from lightning_mip.probe import StepProbe, replaced, same
+from lightning_mip.probe import StepProbe, replaced, same, sums
 from lightning_mip.selection import select
 from lightning_mip.sharding import check_dense_gradients
 from lightning_mip.shown import shown
@@ -115,6 +115,7 @@ class Hypernetize(L.Callback):
         self._own: dict[str, Any] = {}
         self._probed = False
         self._watched: set[str] = set()
+        self._start: tuple[list[float], list[float]] | None = None
         self._losses = LossWatch()
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
@@ -135,7 +136,7 @@ class Hypernetize(L.Callback):
             self._undo_setup.enter_context(replaced(pl_module, {"configure_model": attach}))
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Put the module's own methods back; the hypernetwork stays attached."""
+        """Put the module's own methods back; the hypernetwork stays attached, and its training with the callback."""
         self._undo_setup.close()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -144,12 +145,17 @@ class Hypernetize(L.Callback):
         trained = {id(p) for group in groups for p in group["params"]}
         missing = [p for p in self.injector.hypernet.parameters() if p.requires_grad and id(p) not in trained]
         if missing and not trained.isdisjoint(map(id, pl_module.parameters())):  # a strategy may replace all parameters
-            theta0 = {id(p) for p in self.injector.root.parameters()}
-            holding = [group for group in groups if any(id(p) in theta0 for p in group["params"])]
-            (holding or groups)[0]["params"].extend(missing)
+            # Not in a group of their own, which a learning rate scheduler would not know.
+            theta0 = {id(self.injector.root.get_parameter(name)) for name in self.injector.names}
+            holding = [group for group in groups if any(id(p) in theta0 for p in group["params"])] or groups
+            next((group for group in holding if group.get("lr", 1)), holding[0])["params"].extend(missing)
         match(self.injector.hypernet, trainer.optimizers)
         self._probed = False
         self._losses = LossWatch()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Note where network and hypernetwork start."""
+        self._start = self._now()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save the module's own values of what is bound, also in the middle of a step."""
@@ -191,6 +197,7 @@ class Hypernetize(L.Callback):
         """Check that the network was used, and that losses and its weights were finite."""
         self._leave()  # of a batch that on_train_batch_start of the module has ended
         self._check_used()
+        self._check_trained(trainer)
         self._losses.check(trainer, self.space)
         self.injector.check_finite_at(self.injector.h or self.space.center())
 
@@ -336,6 +343,9 @@ class Hypernetize(L.Callback):
             self._injector = next(each for each in injectors(network) if each.root is network)
             pl_module.register_load_state_dict_pre_hook(start_from_plain)
         setattr(pl_module, BOUND, list(self.bound_paths))
+        keep_on_each_rank(pl_module, self.bound_paths)
+        self._injector.by_hand = None
+        self._undo_setup.callback(setattr, self._injector, "by_hand", functools.partial(_refuse_training, pl_module))
         self._injector.bound = places_inside(pl_module, network, self.bound_paths)
         self._injector.h = self.space.center()
 
@@ -399,6 +409,25 @@ class Hypernetize(L.Callback):
                 "network that training_step runs as target."
             )
 
+    def _check_trained(self, trainer: L.Trainer) -> None:
+        """Check, once, that what changed the network changed the hypernetwork too."""
+        start, self._start = self._start, None
+        if start is None:
+            return
+        (network, hypernet), (network_now, hypernet_now) = start, self._now()
+        if network != network_now and hypernet and hypernet == hypernet_now:
+            raise MisconfigurationException(
+                f"Training changed the network {self._path!r} but not its hypernetwork: "
+                f"{type(trainer.optimizers[0]).__name__} keeps lists of parameters of its own, or has a learning rate "
+                "of 0 for it. Give it all parameters of the module in configure_optimizers: self.parameters(), which "
+                "holds self.hypernet.parameters(), too."
+            )
+
+    def _now(self) -> tuple[list[float], list[float]]:
+        return sums(self.injector.root.parameters()), sums(
+            p for p in self.injector.hypernet.parameters() if p.requires_grad
+        )
+
     def _warn_of_unread(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Warn of attributes that the step does not read, such as one that was used up when a layer was made."""
         # Manual optimization would take its steps; a step that takes the iterator would use up batches.
@@ -421,6 +450,17 @@ class Hypernetize(L.Callback):
                     f"layer's attribute instead (such as '{self._path}.dropout.p'); leave it out of bind if nothing is "
                     "to read it."
                 )
+
+
+def _refuse_training(pl_module: Any) -> None:
+    """Raise if a Trainer without the plug-in trains the module: all of it would be at the center of the priors."""
+    trainer = pl_module._trainer
+    if trainer is not None and trainer.training and torch.is_grad_enabled():
+        raise MisconfigurationException(
+            f"{type(pl_module).__name__} was hypernetized by Hypernetize, but this Trainer has none among its "
+            "callbacks, so nothing draws h; give it the callback again, or train mip.dehypernetize(module), which is "
+            "theta0 alone."
+        )
 
 
 def _find(pl_module: Any, target: str | None) -> tuple[str, nn.Module]:

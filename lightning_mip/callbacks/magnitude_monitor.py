@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_mip.injection import the_injector
+from lightning_mip.callbacks.sample_h import injector_of
 from lightning_mip.magnitude import Magnitudes, magnitudes, norm_of, points, total
 from lightning_mip.positive import check_whole
 
@@ -52,7 +52,7 @@ class MagnitudeMonitor(L.Callback):
         """Log the norms of the gradients."""
         if not self._is_due(trainer, pl_module):
             return
-        injector = the_injector(pl_module)
+        injector = injector_of(pl_module, self)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         parts = {"theta0": injector.root.parameters(), "hypernet": injector.hypernet.parameters()}
         for name, parameters in parts.items():
@@ -98,7 +98,7 @@ class MagnitudeMonitor(L.Callback):
             board.experiment.add_figure("magnitude", figure, global_step=trainer.global_step)
 
     def _look(self, pl_module: L.LightningModule) -> Magnitudes:
-        injector = the_injector(pl_module)
+        injector = injector_of(pl_module, self)
         return magnitudes(injector, points(injector.hypernet.space, self.points))
 
     def _is_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:

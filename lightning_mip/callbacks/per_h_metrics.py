@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_mip.batches import batch_size
-from lightning_mip.injection import the_injector
+from lightning_mip.callbacks.sample_h import injector_of
 from lightning_mip.metrics import BinnedMean, PerH, bin_index, bin_labels
 from lightning_mip.positive import check_whole
 from lightning_mip.space import HSpace
@@ -61,7 +61,7 @@ class PerHMetrics(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Combine the ranks and log the bins that are not empty."""
-        space = the_injector(pl_module).hypernet.space
+        space = injector_of(pl_module, self).hypernet.space
         for name, component in self._keys():
             mean = self._mean(pl_module, space, name, component)
             mean._update_count = max(mean._update_count, 1)  # a rank without a value takes part in the sum all the same
@@ -105,7 +105,7 @@ class PerHMetrics(L.Callback):
         if isinstance(value, Metric):
             self._warn(name, "is a torchmetrics object; wrap it in lightning_mip.metrics.PerH to have it by h")
         elif pl_module._current_fx_name == "training_step":
-            injector = the_injector(pl_module)
+            injector = injector_of(pl_module, self)
             h = injector.h
             if h is None or getattr(pl_module, "per_sample", False):
                 self._warn(name, "is a mean over samples with different h; use lightning_mip.metrics.PerH to split it")

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_mip.draws import STRATEGIES
 from lightning_mip.finite import LossWatch
 from lightning_mip.hypernetwork import HyperNetwork
+from lightning_mip.injection import Injector, injectors, the_injector
 from lightning_mip.positive import check_whole
 from lightning_mip.sharding import check_dense_gradients, check_whole_parameters
 from lightning_mip.shown import shown
@@ -22,6 +23,22 @@ from lightning_mip.ties import tie_across
 def is_hyper(pl_module: Any) -> bool:
     """Whether it is a HyperLightningModule, which this file cannot import, as it is imported there."""
     return any(base.__name__ == "HyperLightningModule" for base in type(pl_module).__mro__)
+
+
+def injector_of(pl_module: Any, callback: L.Callback) -> Injector:
+    """The injector of the network whose ``h`` a run draws: a HyperLightningModule's own, or the only one there is."""
+    if is_hyper(pl_module):
+        own: Injector = pl_module._injector
+        return own
+    found = injectors(pl_module)
+    if len(found) > 1:
+        paths = [name for name, child in pl_module.named_modules() if any(child is each.root for each in found)]
+        raise MisconfigurationException(
+            f"{type(callback).__name__} is for one hypernetized network, but {type(pl_module).__name__} holds "
+            f"{', '.join(paths)}, and none of them is that of a HyperLightningModule; leave the callback out, and use "
+            "mip.PerH for metrics by h, mip.diagnose(network, ...) for magnitudes."
+        )
+    return the_injector(pl_module)
 
 
 def show_in_progress_bar(trainer: L.Trainer, h: dict[str, Tensor]) -> None:
@@ -75,6 +92,7 @@ class SampleH(L.Callback):
         check_whole_parameters(trainer, pl_module)
         if stage == "fit":
             check_dense_gradients(trainer, pl_module._injector)
+        pl_module.wrap_steps()
         tie = tie_across(pl_module, pl_module._injector.root, pl_module._injector.names)
         if tie is not None:
             raise MisconfigurationException(

@@ -39,6 +39,7 @@ import lightning_mip as mip
 from lightning_mip.cli import main
 from tests import habits
 from tests.habits import HABITS, LAM, Habit, penalised
+from tests.module_kinds import exactly
 from tests.tasks import BATCHES, SMALL, Evaluated, Net, SaveAt, loader, make
 
 # What Lightning does is ignored by module in the settings, which pytest.warns and other namespaces do not keep.
@@ -543,6 +544,88 @@ def test_what_the_grid_cannot_keep_apart_is_named_once(trainer: Trainers) -> Non
     trainer(callbacks=[plugin(eval="center")]).fit(WithMeter(), loader(), loader(seed=1))
 
 
+class Grouped(habits.InInit):
+    """Trains its first layer with another learning rate than its last one."""
+
+    def __init__(self, first: float, last: float) -> None:
+        super().__init__()
+        self.lrs = first, last
+
+    def configure_optimizers(self) -> Any:
+        layers = zip((self.net.first, self.net.last), self.lrs, strict=True)
+        optimizer = torch.optim.Adam([{"params": layer.parameters(), "lr": lr} for layer, lr in layers])
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: float(epoch > 0))]
+
+
+@pytest.mark.parametrize(("arguments", "group"), [({}, 0), ({"exclude": "first"}, 1), ({"exclude": "last"}, 0)])
+def test_the_hypernetwork_joins_the_group_of_what_it_generates(
+    trainer: Trainers, arguments: dict[str, Any], group: int
+) -> None:
+    module = Grouped(0.05, 0.02)
+    runner = trainer(callbacks=[plugin(**arguments)])
+    runner.fit(module, loader(), loader(seed=1))
+    (optimizer,) = runner.optimizers
+    assert len(optimizer.param_groups) == 2
+    held = {id(parameter) for parameter in optimizer.param_groups[group]["params"]}
+    assert held >= {id(parameter) for parameter in module.hypernet.parameters()}
+
+
+def test_the_hypernetwork_joins_a_group_that_is_trained(trainer: Trainers, tmp_path: Path) -> None:
+    class Still(habits.InInit):
+        """Holds its first layer by a learning rate of zero."""
+
+        def configure_optimizers(self) -> Any:
+            groups = [{"params": self.net.first.parameters(), "lr": 0.0}, {"params": self.net.last.parameters()}]
+            return torch.optim.Adam(groups, lr=0.05)
+
+    whole, resumed, path, start = Still(), Still(), tmp_path / "epoch.ckpt", Start()
+    trainer(callbacks=[plugin(), start, SaveAt(path, epoch=0)]).fit(whole, loader(), loader(seed=1))
+    assert all(not torch.equal(p, start.parameters[f"hypernet.{n}"]) for n, p in whole.hypernet.named_parameters())
+    trainer(callbacks=[plugin()]).fit(resumed, loader(), loader(seed=1), ckpt_path=path)
+    assert_equal(whole, resumed)
+
+
+class Listing(torch.optim.SGD):
+    """Keeps a list of its own, as optimizers do that share them out or flatten them."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, lr)
+        self.own = [p for group in self.param_groups for p in group["params"]]
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        with torch.no_grad():
+            for parameter in self.own:
+                parameter.data.sub_(0.1 * parameter.grad)
+        return loss
+
+
+class Listed(habits.InInit):
+    """Gives its optimizer the network's parameters, or all there are."""
+
+    def __init__(self, everything: bool) -> None:
+        super().__init__()
+        self.everything = everything
+
+    def configure_optimizers(self) -> Any:
+        return Listing((self if self.everything else self.net).parameters(), 0.1)
+
+
+def test_a_hypernetwork_that_the_optimizer_has_not_taken_is_an_error_after_the_first_epoch(trainer: Trainers) -> None:
+    text = (
+        "Training changed the network 'net' but not its hypernetwork: Listing keeps lists of parameters of its own, or "
+        "has a learning rate of 0 for it. Give it all parameters of the module in configure_optimizers: "
+        "self.parameters(), which holds self.hypernet.parameters(), too."
+    )
+    with pytest.raises(MisconfigurationException, match=exactly(text)):
+        trainer(callbacks=[plugin()]).fit(Listed(everything=False), loader(), loader(seed=1))
+    trainer(callbacks=[plugin()]).fit(Listed(everything=True), loader(), loader(seed=1))
+
+
+def test_a_hypernetwork_may_wait_with_the_network_for_the_learning_rate_to_rise(trainer: Trainers) -> None:
+    trainer(callbacks=[plugin()]).fit(Grouped(0.05, 0.02), loader(), loader(seed=1))
+
+
 # --- Again, and from checkpoints
 
 
@@ -553,6 +636,23 @@ def test_fitting_twice_goes_on_with_the_same_hypernetwork(trainer: Trainers) -> 
         hypernet = module.hypernet
     assert module.hypernet is hypernet
     assert drawn(module) == [*sequence(EPOCHS * BATCHES)] * 2
+
+
+def test_training_again_without_the_callback_is_refused_until_it_is_detached(trainer: Trainers) -> None:
+    module = habits.InInit()
+    trainer(callbacks=[plugin()]).fit(module, loader(), loader(seed=1))
+    text = (
+        "InInit was hypernetized by Hypernetize, but this Trainer has none among its callbacks, so nothing draws h; "
+        "give it the callback again, or train mip.dehypernetize(module), which is theta0 alone."
+    )
+    for each in (module, copy.deepcopy(module)):
+        with pytest.raises(MisconfigurationException, match=exactly(text)):
+            trainer().fit(each, loader(), loader(seed=1))
+        trainer(callbacks=[plugin()]).fit(each, loader(), loader(seed=1))
+    trainer().validate(module, loader(seed=1), verbose=False)
+    module(torch.ones(2, 3)).sum().backward()  # by hand, at the center
+    mip.dehypernetize(module)
+    trainer().fit(module, loader(), loader(seed=1))
 
 
 def test_a_module_is_attached_anew_once_it_is_detached(trainer: Trainers) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from torch import Tensor
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAUROC, BinaryConfusionMatrix
 
 import lightning_mip as mip
-from tests.tasks import BATCHES, Evaluated, Recorder, Task, drawn, loader, make
+from tests.tasks import BATCHES, Evaluated, Net, Recorder, Task, drawn, loader, make
 
 Trainers = Callable[..., L.Trainer]
 EPOCHS = 2
@@ -265,3 +266,56 @@ def test_messages(bins: int, message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         mip.PerHMetrics(bins)
     assert str(caught.value) == message
+
+
+# --- Two hypernetized networks in one module
+
+
+class WithAnother(Logging):
+    """Holds another hypernetized network, which it does not train."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.other = Net()
+        mip.hypernetize(self.other, {"phi": mip.Normal()}).requires_grad_(False)
+
+
+class ByHand(L.LightningModule):
+    """Holds two, and brings their h into force itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = Net(), Net()
+        self.hypernets = nn.ModuleList(mip.hypernetize(net, {"lam": mip.Uniform(0, 1)}) for net in (self.one, self.two))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        with mip.at(self.one, lam=0.3), mip.at(self.two, lam=0.5):
+            loss = (self.one(batch[0]) + self.two(batch[0])).square().mean()
+            self.log("train_loss", loss)
+            self.manual_backward(loss)
+        return loss.detach()
+
+    def configure_optimizers(self) -> Any:
+        self.automatic_optimization = False
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_of_two_hypernetized_networks_that_of_the_module_counts(trainer: Trainers) -> None:
+    runners = [trainer(max_epochs=1, callbacks=[mip.PerHMetrics(bins=3), mip.MagnitudeMonitor()]) for _ in range(2)]
+    for runner, kind in zip(runners, (Logging, WithAnother), strict=True):
+        runner.fit(make(kind), loader())
+    one, two = (runner.callback_metrics for runner in runners)
+    assert any("lam=" in name for name in one)
+    assert any("magnitude" in name for name in one)
+    assert one == two
+
+
+@pytest.mark.parametrize("callback", [mip.PerHMetrics, mip.MagnitudeMonitor])
+def test_two_that_the_user_runs_are_refused_with_what_serves_them(trainer: Trainers, callback: Any) -> None:
+    message = (
+        f"{callback.__name__} is for one hypernetized network, but ByHand holds one, two, and none of them is that of "
+        "a HyperLightningModule; leave the callback out, and use mip.PerH for metrics by h, mip.diagnose(network, ...) "
+        "for magnitudes."
+    )
+    with pytest.raises(MisconfigurationException, match=f"^{re.escape(message)}$"):
+        trainer(max_epochs=1, callbacks=[callback()]).fit(ByHand(), loader())
