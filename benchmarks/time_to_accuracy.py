@@ -46,10 +46,10 @@ NOTES = (
 )
 
 
-def target_of(results: dict[Setting, list[Curve]], reference: str, fraction: float) -> float:
-    """The fraction of what the reference reaches with its best learning rate (and optimizer)."""
+def target_of(results: dict[Setting, list[Curve]], reference: str, fraction: float, baseline: float = 0.0) -> float:
+    """The fraction of what the reference gains over doing nothing with its best learning rate (and optimizer)."""
     means = [statistics.mean(map(best, curves)) for key, curves in results.items() if key[0] == reference]
-    return fraction * max(means)
+    return baseline + fraction * (max(means) - baseline)
 
 
 def cost(curves: list[Curve], target: float) -> tuple[float, float, int]:
@@ -74,7 +74,7 @@ def chosen(results: dict[Setting, list[Curve]], target: float) -> dict[tuple[str
 def section(task: Task, results: dict[Setting, list[Curve]], given: argparse.Namespace) -> str:
     """What the task is, the table of all settings, and the ratios."""
     reference = "hyperlight" if "hyperlight" in given.variants else given.variants[0]
-    target = target_of(results, reference, given.fraction)
+    target = target_of(results, reference, given.fraction, task.baseline)
     picks = chosen(results, target)
     rows = []
     for key, curves in results.items():
@@ -87,7 +87,8 @@ def section(task: Task, results: dict[Setting, list[Curve]], given: argparse.Nam
         rows.append(
             [key[0] + mark, key[1], f"{key[2]:g}", *quality, f"{count} of {len(curves)}", *line, f"{speed:.1f}"]
         )
-    text = f"Target: {target:.4f}, which is {given.fraction:g} of the best of {reference}. Seeds: {given.seeds}."
+    above = f", above {task.baseline:.4f} of doing nothing" if task.baseline else ""
+    text = f"Target: {target:.4f}, which is {given.fraction:g} of the best of {reference}{above}. Seeds: {given.seeds}."
     return "\n\n".join(
         [
             f"## {task.name}",

@@ -54,7 +54,7 @@ class Injector:
         names: generated parameter -> all its names in the primary.
         h: the values in force, or None.
         recipe: how the hypernetwork was made, so that a new one can be: arguments, or a function; None if not known.
-        by_hand: called before each run outside of any block; None for nothing.
+        outside: called before each run outside of any block; None for nothing.
         bound: component of ``h`` -> the attribute of the primary, or of what it holds, that the plug-in sets to it.
     """
 
@@ -66,7 +66,7 @@ class Injector:
         self._recurrent = [_split(f"{name}.")[0] for name, m in root.named_modules() if isinstance(m, nn.RNNBase)]
         self.h: Mapping[str, Tensor] | None = None
         self.recipe: Mapping[str, Any] | Callable[..., HyperNetwork] | None = None
-        self.by_hand: Callable[[], None] | None = None
+        self.outside: Callable[[], None] | None = None
         self.bound: dict[str, tuple[Any, str]] = {}
         self.frozen: list[str] = []
         self._generated: Generated | None = None
@@ -80,7 +80,7 @@ class Injector:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a network starts outside of any `at` block, wherever it was made."""
-        none = dict.fromkeys(("h", "_generated", "recipe"))  # a recipe may hold what cannot be pickled
+        none = dict.fromkeys(("h", "_generated", "recipe", "outside"))  # a recipe may hold what cannot be pickled
         outside = {"_paused": False, "_in_use": False, "_blocks": [], "_backwards": Backwards()}
         # Its modules may hold copies of generated weights.
         return {**self.__dict__, **none, **outside, "_installed": True}
@@ -99,8 +99,8 @@ class Injector:
         """Make sure, before ``module`` runs, that fresh weights are in place."""
         if self._paused:
             return
-        if self.by_hand is not None and not (self._blocks or self._in_use or torch.compiler.is_compiling()):
-            self.by_hand()
+        if not torch.compiler.is_compiling() and self.outside is not None and not (self._blocks or self._in_use):
+            self.outside()
         if self._outdated(module):
             self._refresh()
         if self._generated is not None:
@@ -224,7 +224,7 @@ class Injector:
 
     def weights(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
         """Generate ``theta(h)``: name -> tensor, with a batch dimension if ``h`` has one."""
-        own, residual = self._theta0(), self.hypernet.residual
+        own, residual = self.theta0(), self.hypernet.residual
         weights = {}
         # Outside of Lightning, `network.eval()` does not reach the hypernetwork, which is no child of it.
         apart = self.hypernet.training and not self.root.training and not torch.compiler.is_compiling()
@@ -276,7 +276,7 @@ class Injector:
 
     def leaves(self) -> list[Tensor]:
         """Everything that weights are generated from and that wants a gradient."""
-        theta0 = self._theta0().values() if self.hypernet.residual else ()
+        theta0 = self.theta0().values() if self.hypernet.residual else ()
         given = list((self.h or {}).values())
         nested = [leaf for each in injectors(self.hypernet) for leaf in each.leaves()]
         # By identity, as the theta0 of a nested hypernetwork are parameters of this one.
@@ -370,7 +370,7 @@ class Injector:
 
     def _sources(self) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that weights are made of, the hypernetwork's and theta0, as far as writes to them show."""
-        given: tuple[Iterable[Tensor], ...] = (self.hypernet.parameters(), self._theta0().values())
+        given: tuple[Iterable[Tensor], ...] = (self.hypernet.parameters(), self.theta0().values())
         makers, theta0 = ([p for p in parameters if not p.is_inference()] for parameters in given)
         return makers, theta0
 
@@ -437,7 +437,7 @@ class Injector:
             module: Any = self._module(path)
             module.__dict__["_flat_weights"] = [getattr(module, name) for name in module._flat_weights_names]
 
-    def _theta0(self) -> dict[str, Tensor]:
+    def theta0(self) -> dict[str, Tensor]:
         """The primary's own parameters that generated ones stand in for."""
         owners = self._owners()
         own: dict[str, Tensor] = {}

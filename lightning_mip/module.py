@@ -297,7 +297,7 @@ class HyperLightningModule(L.LightningModule):
             return size
         return self.draws_per_batch if self.draws_per_batch > 1 else None
 
-    def wrap_steps(self) -> None:
+    def _wrap_steps(self) -> None:
         """Wrap steps that were set since the class was written; called by `SampleH`."""
         wrap_steps(type(self), HyperLightningModule)
         check_own_steps(self)
@@ -324,7 +324,7 @@ class HyperLightningModule(L.LightningModule):
         self._injector.h = self.space.center()
         self._current, self._draws, self._draw_losses = None, [], []
 
-    def losses(self, loss: Tensor) -> list[tuple[Tensor, Mapping[str, Tensor]]]:
+    def _losses_by_h(self, loss: Tensor) -> list[tuple[Tensor, Mapping[str, Tensor]]]:
         """The losses that ``loss`` is the mean of, each with its ``h``: one, or one per draw; called by `SampleH`."""
         inside = self._injector.active or not self._draw_losses
         return [(loss, self.h)] if inside else self._draw_losses

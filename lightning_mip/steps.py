@@ -173,8 +173,9 @@ def wrap_steps(kind: type, base: type) -> None:
 
 def check_own_steps(module: Any) -> None:
     """Raise AttributeError for a step that is an attribute of the instance, where nothing wraps it."""
-    # What runs a step of the class, compiled or in a wrapper, is right.
-    found = {name: vars(module)[name] for name in WRAPPERS if name in vars(module)}
+    # What runs a step of the class, compiled or in a wrapper, is right, as is one that runs at the one h of a batch.
+    right = {"configure_callbacks"} if module.draws_per_batch > 1 else {"configure_callbacks", "training_step"}
+    found = {name: _inside(vars(module)[name]) for name in WRAPPERS if name in vars(module) and name not in right}
     of_class = (_OWN, "_torchdynamo_orig_callable")
     name = next((name for name, step in found.items() if not any(hasattr(step, mark) for mark in of_class)), None)
     if name is not None:
@@ -183,6 +184,12 @@ def check_own_steps(module: Any) -> None:
             f"{name} is set on this instance of {kind}, where it would run at no h of its own; set it on the class, "
             f"{kind}.{name} = ..., or write it in a subclass."
         )
+
+
+def _inside(step: Any) -> Any:
+    while isinstance(step, functools.partial):
+        step = step.func
+    return step
 
 
 def _at_own_h(module: HyperLightningModule, *batch: Any) -> AbstractContextManager[None]:

@@ -10,13 +10,17 @@ from torch import nn
 def tie_across(module: nn.Module, network: nn.Module, generated: Iterable[str]) -> tuple[str, str] | None:
     """Find a generated parameter that a part of ``module`` outside of ``network`` holds as well.
 
+    Lists of parameters, which compute nothing, do not count.
+
     Returns:
         Its name in the network, and the one outside; None if there is none.
     """
-    names = {id(network.get_parameter(name)): name for name in generated}
+    # Not by attributes, in which generated weights may stand.
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    names = {id(parameters[name]): name for name in generated}
     inside = {id(part) for part in network.modules()}
     for path, part in module.named_modules():
-        if id(part) in inside:
+        if id(part) in inside or isinstance(part, (nn.ParameterList, nn.ParameterDict)):
             continue
         for attribute, parameter in part._parameters.items():
             if id(parameter) in names:

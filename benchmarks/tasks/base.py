@@ -34,6 +34,7 @@ class Task:
         batch_size: samples per training step.
         steps: after which training is at its end, or nearly.
         every: steps between evaluations.
+        baseline: the metric of doing nothing.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Task:
     batch_size: int
     steps: int
     every: int
+    baseline: float = 0.0
 
     def qualities(self, at: At) -> list[float]:
         """Evaluate the networks at the grid of h."""

@@ -49,11 +49,12 @@ def load(data: Path) -> Task:
     def overlap(net: Network, h: H) -> float:
         return dice(warp_labels(source, net(*inputs).flow), target, len(file["label_names"]))
 
+    unregistered = dice(source, target, len(file["label_names"]))
     return Task(
         name="registration",
         what=f"IXI brain slices, 80 x 80, U-Net; h: lam uniform in [0, 1]; (1 - lam) MSE / {SIGMA}^2 + lam grad-L2; "
         f"Dice of {len(file['label_names']) - 1} warped structures on {len(moving)} pairs, mean over {GRID} lam in "
-        f"[0, 1] (unregistered: {dice(source, target, len(file['label_names'])):.3f})",
+        f"[0, 1] (unregistered: {unregistered:.3f})",
         space=space,
         network=Registration,
         include="unet.*",
@@ -64,6 +65,7 @@ def load(data: Path) -> Task:
         batch_size=1,  # as HyperMorph
         steps=2000,
         every=50,
+        baseline=unregistered,
     )
 
 

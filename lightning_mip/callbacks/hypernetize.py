@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -115,6 +116,7 @@ class Hypernetize(L.Callback):
         self._own: dict[str, Any] = {}
         self._probed = False
         self._watched: set[str] = set()
+        self._trained = False
         self._start: tuple[list[float], list[float]] | None = None
         self._losses = LossWatch()
 
@@ -146,16 +148,19 @@ class Hypernetize(L.Callback):
         missing = [p for p in self.injector.hypernet.parameters() if p.requires_grad and id(p) not in trained]
         if missing and not trained.isdisjoint(map(id, pl_module.parameters())):  # a strategy may replace all parameters
             # Not in a group of their own, which a learning rate scheduler would not know.
-            theta0 = {id(self.injector.root.get_parameter(name)) for name in self.injector.names}
+            theta0 = set(map(id, self.injector.theta0().values()))
             holding = [group for group in groups if any(id(p) in theta0 for p in group["params"])] or groups
             next((group for group in holding if group.get("lr", 1)), holding[0])["params"].extend(missing)
         match(self.injector.hypernet, trainer.optimizers)
-        self._probed = False
+        self._probed = self._trained = False
         self._losses = LossWatch()
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Note where network and hypernetwork start."""
-        self._start = self._now()
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Note where network and hypernetwork start, in the first epoch that trains the hypernetwork."""
+        own = set(map(id, self.injector.hypernet.parameters()))
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        rests = any(not group.get("lr", 1) and not own.isdisjoint(map(id, group["params"])) for group in groups)
+        self._start = None if self._trained or rests else self._now()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save the module's own values of what is bound, also in the middle of a step."""
@@ -324,8 +329,6 @@ class Hypernetize(L.Callback):
         self._path, network = _find(pl_module, self.target)
         for name in self.bound_paths:
             check_path(pl_module, name, self.space.center()[name])
-        selected = select(network, self.arguments["include"], self.arguments["exclude"])
-        check_ties(pl_module, self._path, network, selected)
         found = injectors(pl_module)
         self._injector = next((each for each in found if each.root is network and each.hypernet is own), None)
         if self._injector is not None:
@@ -338,14 +341,16 @@ class Hypernetize(L.Callback):
                 )
             if own is not None:  # of a network that is gone, or was dehypernetized
                 delattr(pl_module, CHILD)
+            selected = select(network, self.arguments["include"], self.arguments["exclude"])
+            check_ties(pl_module, self._path, network, selected)
             setattr(pl_module, CHILD, hypernetize(network, self.space, **self.arguments))
             setattr(pl_module, _RECORD, self._record())
             self._injector = next(each for each in injectors(network) if each.root is network)
             pl_module.register_load_state_dict_pre_hook(start_from_plain)
         setattr(pl_module, BOUND, list(self.bound_paths))
         keep_on_each_rank(pl_module, self.bound_paths)
-        self._injector.by_hand = None
-        self._undo_setup.callback(setattr, self._injector, "by_hand", functools.partial(_refuse_training, pl_module))
+        self._injector.outside = None
+        self._undo_setup.callback(setattr, self._injector, "outside", _refusal(pl_module))
         self._injector.bound = places_inside(pl_module, network, self.bound_paths)
         self._injector.h = self.space.center()
 
@@ -411,10 +416,10 @@ class Hypernetize(L.Callback):
 
     def _check_trained(self, trainer: L.Trainer) -> None:
         """Check, once, that what changed the network changed the hypernetwork too."""
-        start, self._start = self._start, None
-        if start is None:
+        if self._start is None:
             return
-        (network, hypernet), (network_now, hypernet_now) = start, self._now()
+        (network, hypernet), (network_now, hypernet_now) = self._start, self._now()
+        self._trained = True
         if network != network_now and hypernet and hypernet == hypernet_now:
             raise MisconfigurationException(
                 f"Training changed the network {self._path!r} but not its hypernetwork: "
@@ -424,7 +429,7 @@ class Hypernetize(L.Callback):
             )
 
     def _now(self) -> tuple[list[float], list[float]]:
-        return sums(self.injector.root.parameters()), sums(
+        return sums(self.injector.theta0().values()), sums(
             p for p in self.injector.hypernet.parameters() if p.requires_grad
         )
 
@@ -452,15 +457,24 @@ class Hypernetize(L.Callback):
                 )
 
 
-def _refuse_training(pl_module: Any) -> None:
-    """Raise if a Trainer without the plug-in trains the module: all of it would be at the center of the priors."""
-    trainer = pl_module._trainer
-    if trainer is not None and trainer.training and torch.is_grad_enabled():
-        raise MisconfigurationException(
-            f"{type(pl_module).__name__} was hypernetized by Hypernetize, but this Trainer has none among its "
-            "callbacks, so nothing draws h; give it the callback again, or train mip.dehypernetize(module), which is "
-            "theta0 alone."
-        )
+def _refusal(pl_module: Any) -> Callable[[], None]:
+    """What raises if a Trainer without the plug-in trains the module, which would be at the center of the priors."""
+    reference = weakref.ref(pl_module)  # the network would else hold the module that it is in
+
+    def refuse() -> None:
+        module = reference()
+        trainer = None if module is None else module._trainer
+        if trainer is None or trainer.lightning_module is not module or not torch.is_grad_enabled():
+            return
+        running = trainer.training and trainer.state.status == "running"
+        if running and not any(isinstance(callback, Hypernetize) for callback in trainer.callbacks):
+            raise MisconfigurationException(
+                f"{type(module).__name__} was hypernetized by Hypernetize, but this Trainer has none among its "
+                "callbacks, so nothing draws h; give it the callback again, or train mip.dehypernetize(module), which "
+                "is theta0 alone."
+            )
+
+    return refuse
 
 
 def _find(pl_module: Any, target: str | None) -> tuple[str, nn.Module]:

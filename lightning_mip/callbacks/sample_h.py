@@ -92,7 +92,7 @@ class SampleH(L.Callback):
         check_whole_parameters(trainer, pl_module)
         if stage == "fit":
             check_dense_gradients(trainer, pl_module._injector)
-        pl_module.wrap_steps()
+        pl_module._wrap_steps()
         tie = tie_across(pl_module, pl_module._injector.root, pl_module._injector.names)
         if tie is not None:
             raise MisconfigurationException(
@@ -130,7 +130,7 @@ class SampleH(L.Callback):
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
         """Look whether the loss is finite, without waiting for it."""
-        for part, h in pl_module.losses(loss):
+        for part, h in pl_module._losses_by_h(loss):
             self._losses.see(trainer, part, pl_module.space, h)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -180,6 +180,7 @@ def test_the_learning_rate_that_counts_reaches_the_target_on_most_seeds_and_firs
     }
     target = time_to_accuracy.target_of(results, "hyperlight", 1.0)
     assert target == 0.8
+    assert time_to_accuracy.target_of(results, "hyperlight", 0.5, 0.6) == pytest.approx(0.7)
     assert time_to_accuracy.chosen(results, target) == {
         ("ours", "adam"): ("ours", "adam", 2.0),
         ("hyperlight", "adam"): ("hyperlight", "adam", 1.0),

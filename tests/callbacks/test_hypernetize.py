@@ -645,9 +645,14 @@ def test_training_again_without_the_callback_is_refused_until_it_is_detached(tra
         "InInit was hypernetized by Hypernetize, but this Trainer has none among its callbacks, so nothing draws h; "
         "give it the callback again, or train mip.dehypernetize(module), which is theta0 alone."
     )
-    for each in (module, copy.deepcopy(module)):
-        with pytest.raises(MisconfigurationException, match=exactly(text)):
-            trainer().fit(each, loader(), loader(seed=1))
+    copied = "Net is hypernetized and needs a value of h to run: use `with mip.at(network, hparams.lam=...):`, or "
+    copied += "mip.materialize for a plain network."
+    for each, kind, told in (
+        (module, MisconfigurationException, text),
+        (copy.deepcopy(module), RuntimeError, copied),
+    ):
+        with pytest.raises(kind, match=exactly(told)):
+            trainer(num_sanity_val_steps=0).fit(each, loader(), loader(seed=1))
         trainer(callbacks=[plugin()]).fit(each, loader(), loader(seed=1))
     trainer().validate(module, loader(seed=1), verbose=False)
     module(torch.ones(2, 3)).sum().backward()  # by hand, at the center
