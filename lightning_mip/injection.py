@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark, check_rerun, version_of
 from lightning_mip.hypernetwork import HyperNetwork
@@ -469,6 +470,8 @@ class Injector:
 
 def _places(tensors: list[Tensor]) -> list[int]:
     """Where tensors are in memory, and so whether others have taken their place."""
+    if tensors and isinstance(tensors[0], FakeTensor):  # nowhere, and asking is warned of
+        return [*map(id, tensors)]
     try:
         return [*map(Tensor.data_ptr, tensors)]
     except RuntimeError:  # those of torch.func are nowhere
