@@ -42,7 +42,8 @@ def inputs_of(network: nn.Module, batch: Any) -> tuple[Any, ...]:
 
 def copied(batch: Any) -> Any:
     """A batch whose tensors and containers a step may write to, and the given one stays as it is."""
-    if hasattr(batch, "clone"):  # a tensor, or what stands for several: a TensorDict, a graph
+    # Asked of the class, as a mapping's attributes may be its items.
+    if hasattr(type(batch), "clone"):  # a tensor, or what stands for several: a TensorDict, a graph
         return batch.clone()
     if _is_array(batch):
         return copy.copy(batch)
@@ -53,7 +54,7 @@ def copied(batch: Any) -> Any:
     if isinstance(batch, (list, tuple)):
         values = [copied(value) for value in batch]
         return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+    if _is_record(batch):
         record: Any = copy.copy(batch)
         for field in dataclasses.fields(batch):
             object.__setattr__(record, field.name, copied(getattr(batch, field.name)))  # also where it is frozen
@@ -64,17 +65,17 @@ def copied(batch: Any) -> Any:
 def split_batch(batch: Any, parts: int) -> list[tuple[Any, int]]:
     """Split a batch into ``parts`` of nearly equal size.
 
-    Tensors, and plain sequences as long as the batch, are split along their first dimension, in tuples, lists and
-    mappings of any depth; numbers, strings and tensors without dimensions go to every part.
+    Tensors, and sequences as long as the batch of anything else, are split along their first dimension, in tuples,
+    lists and mappings of any depth; numbers, strings and tensors without dimensions go to every part.
 
     Returns:
         (part, number of samples) of each.
 
     Raises:
         ValueError: the batch has fewer samples than parts, or its tensors do not say how many.
-        TypeError: it holds something else that holds samples, such as a PackedSequence.
+        TypeError: it holds something else that holds samples, such as a PackedSequence or a dataclass with tensors.
     """
-    sizes = dict(_sizes(batch, "batch", parts))
+    sizes = dict(_sizes(batch, "batch", parts, batch_size(batch)))
     if len(set(sizes.values())) > 1:
         raise ValueError(
             f"draws_per_batch={parts} splits a batch along the first dimension of its tensors, but theirs differ: "
@@ -92,22 +93,28 @@ def split_batch(batch: Any, parts: int) -> list[tuple[Any, int]]:
     return [(_slice(batch, size, low, high), high - low) for low, high in pairs]
 
 
-def _sizes(item: Any, path: str, parts: int) -> Iterator[tuple[str, int]]:
-    """The length of each array with a batch dimension, by where it is."""
+def _sizes(item: Any, path: str, parts: int, size: int | None) -> Iterator[tuple[str, int]]:
+    """The length of each array with a batch dimension, by where it is, in a batch that seems to be of ``size``."""
     if _is_array(item):
         if item.ndim:
             yield path, len(item)
-    elif isinstance(item, PackedSequence) or dataclasses.is_dataclass(item) or _is_opaque(item):
+    elif isinstance(item, PackedSequence) or _is_opaque(item) or _holds_arrays(item, path, parts, size):
         raise TypeError(
             f"draws_per_batch={parts} splits tensors in tuples, lists and mappings, but {path} is a "
             f"{type(item).__name__}; let collate_fn give its tensors and make it in the step; or {_smaller(parts)}."
         )
     elif isinstance(item, Mapping):
         for key, value in item.items():
-            yield from _sizes(value, f"{path}[{key!r}]", parts)
-    elif _is_sequence(item):
+            yield from _sizes(value, f"{path}[{key!r}]", parts, size)
+    elif _is_sequence(item) and not (len(item) == size and all(map(_is_record, item))):  # not one record per sample
         for index, value in enumerate(item):
-            yield from _sizes(value, f"{path}[{index}]", parts)
+            yield from _sizes(value, f"{path}[{index}]", parts, size)
+
+
+def _holds_arrays(item: Any, path: str, parts: int, size: int | None) -> bool:
+    """Whether it is a dataclass with arrays, which cannot be cut out of it."""
+    names = [field.name for field in dataclasses.fields(item)] if _is_record(item) else []
+    return any(any(_sizes(getattr(item, name), f"{path}.{name}", parts, size)) for name in names)
 
 
 def _smaller(parts: int) -> str:
@@ -116,7 +123,11 @@ def _smaller(parts: int) -> str:
 
 def _is_opaque(item: Any) -> bool:
     """Whether it is moved to devices like a tensor, and so holds some: a graph, say."""
-    return hasattr(item, "to") and not isinstance(item, Mapping)
+    return hasattr(type(item), "to") and not isinstance(item, Mapping)
+
+
+def _is_record(item: Any) -> bool:
+    return dataclasses.is_dataclass(item) and not isinstance(item, type)
 
 
 def _slice(item: Any, size: int, low: int, high: int) -> Any:

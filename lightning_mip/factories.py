@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -38,11 +38,12 @@ def called(argument: str, make: Callable[[Any], Any], given: Any) -> Any:
         # The first line, as torch goes on with advice on resuming; of a KeyError without the quotation marks.
         told = [*str(error.args[0] if error.args else "").strip().splitlines(), type(error).__name__]
         raise ValueError(f"{argument} cannot be made: {_being_made(error.__traceback__)}{told[0]}") from error
-    values = made.defaults if isinstance(made, Optimizer) else vars(made)
-    for name, default in _arguments_of_torch(type(made)).items():
+    scheduler = made.get("scheduler") if isinstance(made, Mapping) else made  # the mapping is Lightning's
+    values = made.defaults if isinstance(made, Optimizer) else getattr(scheduler, "__dict__", {})
+    for name, default in _arguments_of_torch(type(scheduler)).items():
         if name in values and values[name] is None and default is not None:
             raise ValueError(
-                f"{argument} cannot be made: {type(made).__name__} has None for {name}, which torch cannot use; give "
+                f"{argument} cannot be made: {type(scheduler).__name__} has None for {name}, which torch cannot use; give "
                 "it a value, or leave it out if it has a default."
             )
     return made

@@ -15,13 +15,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_leaves, tree_map
 from torchmetrics import Metric
 
 from lightning_mip.evaluation import NOT_THE_AUTHORS
 
-# How deep, and how many items of each container, a description looks.
-_DEPTH, _ITEMS = 4, 1000
+# How deep, how many items of each container, and in arrays of how many bytes a description looks.
+_DEPTH, _ITEMS, _BYTES = 4, 1000, 2**20
 
 
 class StepProbe:
@@ -61,7 +62,10 @@ class StepProbe:
             except Exception:
                 # An error of the module's own comes again in training, where it belongs.
                 seen.clear()
-        return [leaf.detach().clone() for leaf in tree_leaves(seen) if isinstance(leaf, Tensor)]
+        # A transform of torch.func wraps what the network sees in it, which ends with it.
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+        tensors = [leaf for leaf in tree_leaves(seen) if isinstance(leaf, Tensor) and not wrapped(leaf)]
+        return [tensor.detach().clone() for tensor in tensors]
 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
@@ -127,8 +131,13 @@ def parameters_kept(module: nn.Module, hook: str) -> Iterator[None]:
 
 
 def sums(parameters: Iterable[Tensor]) -> list[float]:
-    """A number for each parameter that is not complex, by which to see that it has changed."""
-    return [float(p.detach().double().sum()) for p in parameters if not p.is_complex()]
+    """A number for each parameter that is real and has its shape, by which to see that it has changed."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for parameter in parameters:
+        if not isinstance(parameter, UninitializedParameter) and not parameter.is_complex():
+            precise = torch.float32 if parameter.device.type == "mps" else torch.float64
+            by_device.setdefault(parameter.device, []).append(parameter.detach().sum(dtype=precise))
+    return [number for own in by_device.values() for number in torch.stack(own).tolist()]
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
@@ -187,8 +196,8 @@ def _description(value: Any, depth: int) -> Any:
     if isinstance(value, (dict, list, tuple, set, deque)):
         items = list(value.values() if isinstance(value, dict) else value)[:_ITEMS]
         return id(value), len(value), [_description(item, depth - 1) for item in items]
-    if type(value).__module__ == "numpy":
-        return id(value), hash(value.tobytes())
+    if type(value).__module__ == "numpy" and hasattr(type(value), "tobytes"):  # no function of numpy's
+        return id(value), hash(value.tobytes()) if value.nbytes <= _BYTES else None
     if isinstance(value, nn.Module):
         metrics = [part for part in value.modules() if isinstance(part, Metric)]
         return id(value), [_description(vars(metric), depth - 1) for metric in metrics]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.data import sized_len
 from torch import Tensor
 
 from lightning_mip.batches import batch_size
@@ -278,7 +279,8 @@ def _warn_of_limit(trainer: Any, stage: Stage) -> None:
     """Say that the table is of a part of the data."""
     limit, loop = getattr(trainer, _LIMITS[stage]), getattr(trainer, f"{stage}_loop")
     counts = loop.max_batches
-    if limit < 1 if isinstance(limit, float) else max(counts) >= limit:
+    lengths = [sized_len(loader) for loader in loop._combined_loader.flattened]
+    if any(count < (math.inf if length is None else length) for count, length in zip(counts, lengths, strict=True)):
         given = f"fast_dev_run={trainer.fast_dev_run}" if trainer.fast_dev_run else f"{_LIMITS[stage]}={limit}"
         size = f"{sum(counts)} batch{'' if sum(counts) == 1 else 'es'}"
         warnings.warn(

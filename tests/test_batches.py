@@ -25,6 +25,27 @@ class Pair(NamedTuple):
     label: Tensor
 
 
+@dataclass(frozen=True)
+class Record:
+    """A batch with attributes."""
+
+    image: Tensor
+
+
+@dataclass
+class Meta:
+    """Of a sample."""
+
+    id: int
+
+
+@dataclass
+class Holder:
+    """Of records."""
+
+    records: list[Record]
+
+
 def plain(item: Any) -> Any:
     """Tensors as lists, for comparison."""
     if isinstance(item, (Tensor, np.ndarray)):
@@ -67,6 +88,26 @@ def test_every_structure_keeps_its_form(batch: Any, first: Any, second: Any) -> 
     assert plain(two) == plain(second)
 
 
+def test_records_without_tensors_are_split_with_the_batch_or_go_to_every_part() -> None:
+    metas = [Meta(k) for k in range(5)]
+    parts = [part for part, _ in split_batch({"x": X, "of": metas, "site": metas[0], "kind": Meta}, 2)]
+    assert [part["of"] for part in parts] == [metas[:2], metas[2:]]
+    assert [(part["site"], part["kind"]) for part in parts] == [(metas[0], Meta)] * 2
+
+
+def test_records_one_per_sample_are_split_as_a_list() -> None:
+    records = [Record(x) for x in X]
+    one, two = (part for part, _ in split_batch({"of": [records], "x": X}, 2))
+    assert one["of"] == [records[:2]]
+    assert two["of"] == [records[2:]]
+
+
+@pytest.mark.parametrize("batch", [[Record(X), Record(X)], (X, [Record(X), Record(X)]), Holder([Record(X)])])
+def test_records_that_may_hold_many_samples_each_are_refused(batch: Any) -> None:
+    with pytest.raises(TypeError, match=r"batch.*\[0\] is a Record"):
+        split_batch(batch, 2)
+
+
 def test_strings_of_the_batch_are_split_and_others_go_to_every_part() -> None:
     names = ["a", "b", "c", "d", "e"]
     parts = [part for part, _ in split_batch({"x": X, "names": names, "site": "abcde", "flag": None}, 2)]
@@ -87,13 +128,6 @@ def test_a_part_is_a_view() -> None:
     assert part.untyped_storage().data_ptr() == X.untyped_storage().data_ptr()
 
 
-@dataclass(frozen=True)
-class Record:
-    """A batch with attributes."""
-
-    image: Tensor
-
-
 class Graph:
     """Of a library whose batches are no containers."""
 
@@ -102,6 +136,35 @@ class Graph:
 
     def clone(self) -> Graph:
         return Graph(self.x.clone())
+
+
+class AttrDict(dict[str, Any]):
+    """A mapping whose items are its attributes, and whose others are errors of its own."""
+
+    __getattr__ = dict.__getitem__
+
+
+class DotDict(dict[str, Any]):
+    """A mapping that has None for every attribute."""
+
+    __getattr__ = dict.get
+
+
+class ByName:
+    """No mapping, with None for every attribute."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+@pytest.mark.parametrize("kind", [AttrDict, DotDict])
+def test_a_mapping_may_have_its_items_as_attributes(kind: Any) -> None:
+    batch = kind(x=X.clone(), y=Y, of=ByName())
+    copy = copied(batch)
+    copy.x.zero_()
+    assert type(copy) is kind
+    assert torch.equal(batch.x, X)
+    assert [plain(part["x"]) for part, _ in split_batch(batch, 2)] == [plain(X[:2]), plain(X[2:])]
 
 
 def test_what_is_written_to_a_copy_does_not_reach_the_batch() -> None:

@@ -135,6 +135,18 @@ def test_the_text_names_the_class_and_its_argument(
         called(argument, lambda given: kind(given, **arguments), given)
 
 
+def test_a_scheduler_may_be_in_lightnings_mapping_or_be_left_out() -> None:
+    optimizer = optim.SGD(weights(), lr=0.1)
+
+    def in_mapping(given: optim.Optimizer, gamma: float | None) -> dict[str, Any]:
+        return {"scheduler": lr_scheduler.StepLR(given, 1, gamma=gamma), "interval": "step"}  # type: ignore[arg-type]
+
+    assert called("lr_scheduler", lambda given: in_mapping(given, 0.5), optimizer)["interval"] == "step"
+    assert called("lr_scheduler", lambda given: None, optimizer) is None
+    with pytest.raises(ValueError, match="lr_scheduler cannot be made: StepLR has None for gamma"):
+        called("lr_scheduler", lambda given: in_mapping(given, None), optimizer)
+
+
 def test_of_a_class_of_ones_own_the_arguments_are_torchs() -> None:
     class Own(lr_scheduler.StepLR):
         def __init__(self, optimizer: optim.Optimizer, after: int | None = 3, **others: Any) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, MetricCollection
 
 import lightning_mip as mip
-from lightning_mip.probe import StepProbe, replaced, same, written_to
+from lightning_mip.probe import StepProbe, replaced, same, sums, written_to
 from tests.habits import InInit, penalised
 from tests.tasks import BATCHES, SMALL, Net, loader
 
@@ -274,6 +274,8 @@ def _write(module: Any, what: str) -> None:
         module.pair[1].append(1)
     elif what == "array":
         module.array += 1
+    elif what == "number":
+        module.number += 1
     elif what == "hidden":
         module.hidden["error"].update(torch.ones(2), torch.zeros(2))
 
@@ -281,13 +283,15 @@ def _write(module: Any, what: str) -> None:
 @pytest.mark.parametrize("inference", [True, False])
 @pytest.mark.parametrize(
     "what",
-    ["nothing", "box", "criterion.calls", "total", "items", "error.total", "slotted", "pair", "array", "hidden"],
+    ["nothing", "box", "criterion.calls", "total", "items", "error.total", "slotted", "pair", "array", "number", "hidden"],
 )
 def test_what_was_written_to_is_found(what: str, inference: bool) -> None:
     module: Any = InInit()
     module.box, module.items, module.error, module.criterion = Box(), [], MeanSquaredError(), nn.MSELoss()
     module.criterion.calls = 0
     module.slotted, module.pair, module.array = Slotted(), ([], []), np.zeros(2)
+    module.number, module.transform, module.curve = np.float64(0), np.log1p, np.poly1d([1.0])
+    module.each = np.vectorize(abs)
     module.hidden, module.path = {"error": MeanSquaredError()}, Path("one")
     module.register_buffer("total", torch.zeros(()))
     module.net.calls = 0
@@ -301,3 +305,50 @@ def test_what_was_written_to_is_found(what: str, inference: bool) -> None:
     changed = [name for name in after if after[name] != before[name]]
     assert (what in changed) is (what != "nothing") or what == "error.total"
     assert all(name.split(".")[0] == what.split(".")[0] for name in changed)
+
+
+def test_a_large_array_is_not_read() -> None:
+    module: Any = InInit()
+    module.large = np.broadcast_to(np.zeros(1), 2**40)  # whose copy would fill the memory
+    before = written_to(module, module.net)
+    assert written_to(module, module.net) == before
+    module.large = module.large[1:]
+    assert written_to(module, module.net) != before
+
+
+def test_a_sum_changes_with_its_parameter_and_with_no_other() -> None:
+    first, second = nn.Linear(2, 2, dtype=torch.float64), nn.Linear(2, 2, dtype=torch.bfloat16)
+    parameters = [*first.parameters(), *second.parameters()]
+    before = sums(parameters)
+    for place, parameter in enumerate(parameters):
+        with torch.no_grad():
+            parameter[0] += 1
+        after = sums(parameters)
+        assert [at for at, (one, other) in enumerate(zip(before, after, strict=True)) if one != other] == [place]
+        before = after
+
+
+def test_sums_leave_out_what_has_no_numbers_yet_or_complex_ones() -> None:
+    network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.LazyLinear(1), nn.Linear(1, 1, dtype=torch.complex64))
+    assert sums(network.parameters()) == [network[0].weight.item()]
+    assert sums([]) == []
+
+
+def test_sums_are_read_together() -> None:
+    parameters = list(nn.Sequential(*[nn.Linear(2, 2) for _ in range(5)]).parameters())
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        sums(parameters)
+    reads = [event.count for event in profile.key_averages() if event.key == "aten::_local_scalar_dense"]
+    assert sum(reads) <= 1
+
+
+class OfDerivatives(InInit):
+    """Trains on derivatives of the network at each sample, as for a differential equation."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        slopes = torch.func.vmap(torch.func.jacrev(lambda x: self.net(x)))(batch[0])
+        return penalised(self.net(batch[0]), batch[1], self.hparams.lam) + slopes.square().mean()
+
+
+def test_a_step_may_transform_the_network(trainer: Trainers) -> None:
+    trainer(max_epochs=1, callbacks=[plugin()]).fit(OfDerivatives(), loader(), loader(seed=1))

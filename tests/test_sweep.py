@@ -20,7 +20,7 @@ import lightning_mip as mip
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.sweep import grid_points
 from tests.module_kinds import exactly
-from tests.tasks import SMALL, Data, Evaluated, Net, Recorder, loader, make
+from tests.tasks import BATCHES, SMALL, Data, Evaluated, Net, Recorder, loader, make
 
 Make = Callable[..., L.Trainer]
 
@@ -333,7 +333,9 @@ def test_a_trainer_that_evaluates_nothing_is_refused(
             "validate",
             "The table is of 1 batch, as the Trainer has fast_dev_run=True; pass dataloaders instead of it for all.",
         ),
-        ({"limit_val_batches": 5}, "validate", None),
+        ({"limit_val_batches": BATCHES}, "validate", None),
+        ({"limit_val_batches": BATCHES + 1}, "validate", None),
+        ({"limit_val_batches": 1.0}, "validate", None),
     ],
 )
 def test_a_table_of_a_part_of_the_data_says_so(
@@ -347,6 +349,18 @@ def test_a_table_of_a_part_of_the_data_says_so(
     with pytest.warns(UserWarning, match=exactly(message)) as caught:
         mip.sweep(model, runner, 2, stage=stage)
     assert __file__ in [each.filename for each in caught if str(each.message) == message]
+
+
+@pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated")
+def test_a_table_of_a_stream_says_where_it_was_cut_off(trainer: Make) -> None:
+    class Stream(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(loader(seed=1).dataset)  # type: ignore[call-overload]
+
+    model, runner = make(Evaluated), trainer(max_epochs=1, limit_val_batches=BATCHES)
+    runner.fit(model, loader(), torch.utils.data.DataLoader(Stream(), 4))
+    with pytest.warns(UserWarning, match=f"The table is of {BATCHES} batches"):
+        mip.sweep(model, runner, 2)
 
 
 def test_stages_and_strategies_that_do_not_fit_are_refused(trainer: Make) -> None:
