@@ -39,6 +39,13 @@ class Other(L.LightningModule):
         self.net = net
 
 
+class Named(Evaluated):
+    """One with an argument that may be a text."""
+
+    def __init__(self, *args: Any, loss: nn.Module | str = "mean", **others: Any) -> None:
+        super().__init__(*args, **others)
+
+
 # What a checkpoint says of an argument -> whether loading is refused; else the text is a text.
 HYPERPARAMETERS: dict[str, tuple[dict[str, Any], bool]] = {
     "primary": ({"primary": {"class_path": EVIL}}, True),
@@ -112,6 +119,16 @@ def test_the_error_names_the_class_and_the_way_out(hostile: Callable[..., Path])
     )
     with pytest.raises(ValueError, match=exactly(text)):
         Evaluated.load_from_checkpoint(path)
+
+
+def test_an_error_of_the_weights_is_told_as_it_is(hostile: Callable[..., Path]) -> None:
+    # Asked for as a class first, and then taken as a text.
+    path = hostile({"_class_path": f"{__name__}.Named", "loss": EVIL})
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"].popitem()
+    torch.save(checkpoint, path)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        Named.load_from_checkpoint(path)
 
 
 def test_what_is_given_again_is_not_asked_of_the_checkpoint(hostile: Callable[..., Path]) -> None:
