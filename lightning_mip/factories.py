@@ -43,8 +43,8 @@ def called(argument: str, make: Callable[[Any], Any], given: Any) -> Any:
     for name, default in _arguments_of_torch(type(scheduler)).items():
         if name in values and values[name] is None and default is not None:
             raise ValueError(
-                f"{argument} cannot be made: {type(scheduler).__name__} has None for {name}, which torch cannot use; give "
-                "it a value, or leave it out if it has a default."
+                f"{argument} cannot be made: {type(scheduler).__name__} has None for {name}, which torch cannot use; "
+                "give it a value, or leave it out if it has a default."
             )
     return made
 
