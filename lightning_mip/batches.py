@@ -48,9 +48,7 @@ def copied(batch: Any) -> Any:
     if _is_array(batch):
         return copy.copy(batch)
     if isinstance(batch, MutableMapping):
-        result = copy.copy(batch)  # of the same class
-        result.update({key: copied(value) for key, value in batch.items()})
-        return result
+        return _with_items(batch, {key: copied(value) for key, value in batch.items()})
     if isinstance(batch, (list, tuple)):
         values = [copied(value) for value in batch]
         return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
@@ -60,6 +58,13 @@ def copied(batch: Any) -> Any:
             object.__setattr__(record, field.name, copied(getattr(batch, field.name)))  # also where it is frozen
         return record
     return batch
+
+
+def _with_items(mapping: MutableMapping[Any, Any], items: dict[Any, Any]) -> MutableMapping[Any, Any]:
+    """A mapping of the same class."""
+    result = copy.copy(mapping)
+    result.update(items)
+    return result
 
 
 def split_batch(batch: Any, parts: int) -> list[tuple[Any, int]]:
@@ -134,7 +139,8 @@ def _slice(item: Any, size: int, low: int, high: int) -> Any:
     if _is_array(item):
         return item[low:high] if item.ndim else item
     if isinstance(item, Mapping):
-        return {key: _slice(value, size, low, high) for key, value in item.items()}
+        items = {key: _slice(value, size, low, high) for key, value in item.items()}
+        return _with_items(item, items) if isinstance(item, MutableMapping) else items
     if not _is_sequence(item):
         return item
     if len(item) == size and batch_size(item) is None:  # one item per sample

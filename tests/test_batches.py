@@ -164,7 +164,7 @@ def test_a_mapping_may_have_its_items_as_attributes(kind: Any) -> None:
     copy.x.zero_()
     assert type(copy) is kind
     assert torch.equal(batch.x, X)
-    assert [plain(part["x"]) for part, _ in split_batch(batch, 2)] == [plain(X[:2]), plain(X[2:])]
+    assert [plain(part.x) for part, _ in split_batch(batch, 2)] == [plain(X[:2]), plain(X[2:])]
 
 
 def test_what_is_written_to_a_copy_does_not_reach_the_batch() -> None:

@@ -283,7 +283,19 @@ def _write(module: Any, what: str) -> None:
 @pytest.mark.parametrize("inference", [True, False])
 @pytest.mark.parametrize(
     "what",
-    ["nothing", "box", "criterion.calls", "total", "items", "error.total", "slotted", "pair", "array", "number", "hidden"],
+    [
+        "nothing",
+        "box",
+        "criterion.calls",
+        "total",
+        "items",
+        "error.total",
+        "slotted",
+        "pair",
+        "array",
+        "number",
+        "hidden",
+    ],
 )
 def test_what_was_written_to_is_found(what: str, inference: bool) -> None:
     module: Any = InInit()
