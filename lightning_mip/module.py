@@ -185,9 +185,9 @@ class HyperLightningModule(L.LightningModule):
             "optimizer", self.optimizer or _adam, [p for p in self.parameters() if p.requires_grad]
         )
         self.hypernet.match(optimizer)
-        if self.lr_scheduler is None:
+        scheduler = None if self.lr_scheduler is None else called("lr_scheduler", self.lr_scheduler, optimizer)
+        if scheduler is None:
             return optimizer
-        scheduler = called("lr_scheduler", self.lr_scheduler, optimizer)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             monitor = getattr(scheduler, "monitor", "val_loss")
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}

@@ -211,3 +211,8 @@ def test_null_in_a_config_ends_in_a_line(
 def test_what_is_no_call_is_refused_when_the_module_is_made(argument: str, given: Any, text: str) -> None:
     with pytest.raises(TypeError, match=exactly(text)):
         mip.HyperLightningModule(nn.Linear(1, 1), {"lam": mip.Uniform(0, 1)}, **{argument: given})
+
+
+def test_a_module_may_make_no_scheduler() -> None:
+    model = mip.HyperLightningModule(nn.Linear(1, 1), {"lam": mip.Uniform(0, 1)}, lr_scheduler=lambda optimizer: None)
+    assert isinstance(model.configure_optimizers(), optim.Adam)
