@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lightning_mip.selection import listing
 from lightning_mip.shown import shown
 
 
@@ -84,7 +85,7 @@ def split_batch(batch: Any, parts: int) -> list[tuple[Any, int]]:
     if len(set(sizes.values())) > 1:
         raise ValueError(
             f"draws_per_batch={parts} splits a batch along the first dimension of its tensors, but theirs differ: "
-            f"{', '.join(f'{path} has {size}' for path, size in sizes.items())}. Let collate_fn stack or pad them to "
+            f"{listing(f'{path} has {size}' for path, size in sizes.items())}. Let collate_fn stack or pad them to "
             f"one size, with constants in the module; or {_smaller(parts)}."
         )
     size = next(iter(sizes.values()), 0)
