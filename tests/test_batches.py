@@ -252,8 +252,8 @@ def test_the_size_is_that_of_the_first_tensor_with_one(batch: Any, size: int | N
             (Record(pack_sequence([X, X[:2]])), Y),  # type: ignore[arg-type]
             2,
             TypeError,
-            "draws_per_batch=2 splits tensors in tuples, lists and mappings, but batch[0].image is a PackedSequence; let "
-            "collate_fn give its tensors and make it in the step; or take smaller batches and "
+            "draws_per_batch=2 splits tensors in tuples, lists and mappings, but batch[0].image is a PackedSequence; "
+            "let collate_fn give its tensors and make it in the step; or take smaller batches and "
             "Trainer(accumulate_grad_batches=2), where each draws its own h.",
         ),
         (
