@@ -141,7 +141,7 @@ def sums(parameters: Iterable[Tensor]) -> list[float]:
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
-    pass
+    """Stands in for ``log`` and ``print``, of which a look leaves none, and for what has nothing to put back."""
 
 
 def _copied(leaf: Any) -> Any:

@@ -143,7 +143,7 @@ class Hypernetize(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """See to it that the hypernetwork is trained, by the optimizer that trains the network."""
-        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        groups = _groups(trainer)
         trained = {id(p) for group in groups for p in group["params"]}
         missing = [p for p in self.injector.hypernet.parameters() if p.requires_grad and id(p) not in trained]
         if missing and not trained.isdisjoint(map(id, pl_module.parameters())):  # a strategy may replace all parameters
@@ -158,7 +158,7 @@ class Hypernetize(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Note where network and hypernetwork start, in the first epoch that trains the hypernetwork."""
         own = set(map(id, self.injector.hypernet.parameters()))
-        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        groups = _groups(trainer)
         rests = any(not group.get("lr", 1) and not own.isdisjoint(map(id, group["params"])) for group in groups)
         self._start = None if self._trained or rests else self._now()
 
@@ -455,6 +455,10 @@ class Hypernetize(L.Callback):
                     f"layer's attribute instead (such as '{self._path}.dropout.p'); leave it out of bind if nothing is "
                     "to read it."
                 )
+
+
+def _groups(trainer: L.Trainer) -> list[dict[str, Any]]:
+    return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
 
 
 def _refusal(pl_module: Any) -> Callable[[], None]:
