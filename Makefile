@@ -5,7 +5,6 @@ PYTEST_ARGS ?= --numprocesses auto
 REPRODUCE_ARGS ?= --workers 2
 
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test reproduce clean
@@ -13,22 +12,21 @@ STAMP := $(VENV)/.installed
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml constraints.txt
+$(VENV)/.%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[$*]' --constraint constraints.txt
 	@touch $@
 
-demo: $(STAMP) ## train the Bayesian digits example, print its table, draw its figure
+demo: $(VENV)/.examples ## train the Bayesian digits example, print its table, draw its figure
 	$(BIN)/python -m examples.bayesian_digits.demo
 
-test: $(STAMP) ## lint, formatting, types and tests (PYTEST_ARGS="-k name" is passed on)
+test: $(VENV)/.dev ## lint, formatting, types and tests (PYTEST_ARGS="-k name" is passed on)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-reproduce: $(STAMP) ## run each row of docs/reproduction again with one seed (the data: LIGHTNING_MIP_DATA; all: REPRODUCE_ARGS="--full --workers 2 --out docs/reproduction")
-	$(BIN)/python -m pip install --quiet --editable '.[bench]' --constraint constraints.txt
+reproduce: $(VENV)/.examples $(VENV)/.bench ## run each row of docs/reproduction again with one seed (the data: LIGHTNING_MIP_DATA; all: REPRODUCE_ARGS="--full --workers 2 --out docs/reproduction")
 	$(BIN)/python -m benchmarks.reproduce $(REPRODUCE_ARGS)
 
 clean: ## remove the environment, caches and builds; the output of runs stays

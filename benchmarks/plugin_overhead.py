@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import lightning_mip as mip
 from benchmarks.primaries import resnet18
+from lightning_mip.checks import check_finite
 
 ROUNDS = 200
 
@@ -65,7 +66,7 @@ class Clock(L.Callback):
             "end of batch": lambda: plugin.on_train_batch_end(trainer, pl_module, None, batch, batch_idx),
             "  of it, draw": lambda: plugin.sampler.draw(trainer, plugin.space),
             "  of it, hypernetwork": lambda: injector.weights(h),
-            "  of it, finite or not": lambda: injector.check_finite(weights, h),
+            "  of it, finite or not": lambda: check_finite(weights, injector.hypernet.space, h),
         }
         weights = injector.weights(h)
         times = alternating(parts)

@@ -80,7 +80,7 @@ class Generated:
         inference: made in inference mode.
         transformed: made inside a function that torch.func transforms.
         mark: what has happened with them.
-        places: where ``own`` are: id of the module, attribute; None until somebody asks.
+        slots: where ``own`` are: id of the module, attribute; None until somebody asks.
     """
 
     weights: dict[str, Tensor]
@@ -93,7 +93,7 @@ class Generated:
     inference: bool
     transformed: bool
     mark: Mark
-    places: set[tuple[int, str]] | None = None
+    slots: set[tuple[int, str]] | None = None
 
     @property
     def ended(self) -> bool:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from lightning_mip.batches import inputs_of
 from lightning_mip.binding import write_into
+from lightning_mip.checks import check_finite
 from lightning_mip.hypernetwork import HyperNetwork, Priors
 from lightning_mip.injection import Injector, check_module, evaluated, injectors, the_injector
 from lightning_mip.report import Summary, available_memory, summarize
@@ -161,7 +162,7 @@ def materialize(
             copied.requires_grad_(injector.root.get_parameter(name).requires_grad)
         with evaluated(injector.hypernet):
             weights = injector.weights(given)
-        injector.check_finite(weights, given)
+        check_finite(weights, injector.hypernet.space, given)
         for name, weight in weights.items():
             plain.get_parameter(name).copy_(weight)
     for name in injector.frozen:

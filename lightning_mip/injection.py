@@ -1,16 +1,13 @@
 """Putting generated weights into a network, in place, while it runs.
 
-A forward pre-hook generates the weights once and writes them into the ``__dict__`` of the modules that own them, where
-attribute look-up finds them before the parameters: ``_parameters`` is never touched, so names, checkpoints, tied
-weights and ``isinstance`` keep working. The weights stay until the ``with at(...)`` block ends, so that activation
-checkpointing, which runs the forward again during the backward, sees the same ones.
+A forward pre-hook generates the weights once and puts them where the modules find them. They stay until the
+``with at(...)`` block ends, so that activation checkpointing, which runs the forward again during the backward, sees
+the same ones.
 """
 
 from __future__ import annotations
 
 import operator
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,18 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark, check_rerun, version_of
+from lightning_mip.checks import check_finite, check_finite_in_step, warn_of_lost_write, warn_of_untrained
+from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark, check_rerun
 from lightning_mip.hypernetwork import HyperNetwork
-from lightning_mip.selection import split_name
+from lightning_mip.one_thread import OneThread
 from lightning_mip.shown import shown
+from lightning_mip.slots import Slots
 
-_SHOWN = 5
-_REPLACED = (
-    "a layer was replaced, wrapped, pruned or parametrized since. Do that before the network is hypernetized, or undo "
-    "it, mip.dehypernetize, do it, and hypernetize anew."
-)
-# Names of modules, from the root down.
-_Path = tuple[str, ...]
 # Changes with a write to the parameter, and when training of it is switched on or off. No Python of its own, as each
 # call of each layer looks at it.
 _state = operator.attrgetter("_version", "requires_grad")
@@ -39,7 +31,7 @@ _state = operator.attrgetter("_version", "requires_grad")
 
 @dataclass(eq=False)
 class _Block:
-    """An open `at` block: in which thread, and what was in force before it."""
+    """An open `at` block: its thread, and what was in force before it."""
 
     thread: int
     h: Mapping[str, Tensor] | None
@@ -53,6 +45,7 @@ class Injector:
         root: the primary network.
         hypernet: the hypernetwork.
         names: generated parameter -> all its names in the primary.
+        slots: where they are put.
         h: the values in force, or None.
         recipe: how the hypernetwork was made, so that a new one can be: arguments, or a function; None if not known.
         outside: called before each run outside of any block; None for nothing.
@@ -61,10 +54,7 @@ class Injector:
 
     def __init__(self, root: nn.Module, hypernet: HyperNetwork, names: dict[str, list[str]]) -> None:
         self.root, self.hypernet, self.names = root, hypernet, names
-        # Where each parameter is: (path of its module, attribute); split once, as they are walked at every generation.
-        self._places = {name: [_split(alias) for alias in aliases] for name, aliases in names.items()}
-        self._paths = {path for places in self._places.values() for path, _ in places}
-        self._recurrent = [_split(f"{name}.")[0] for name, m in root.named_modules() if isinstance(m, nn.RNNBase)]
+        self.slots = Slots(root, names)
         self.h: Mapping[str, Tensor] | None = None
         self.recipe: Mapping[str, Any] | Callable[..., HyperNetwork] | None = None
         self.outside: Callable[[], None] | None = None
@@ -72,9 +62,10 @@ class Injector:
         self.frozen: list[str] = []
         self._generated: Generated | None = None
         self._paused = False
-        self._in_use = False
-        self._installed = False
         self._blocks: list[_Block] = []
+        # The thread of a training step, between `use` and `clear`.
+        self._step: int | None = None
+        self._thread = OneThread(type(root).__name__)
         self._backwards = Backwards()
         self._checked = False
         self._warned = False
@@ -82,14 +73,19 @@ class Injector:
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a network starts outside of any `at` block, wherever it was made."""
         none = dict.fromkeys(("h", "_generated", "recipe", "outside"))  # a recipe may hold what cannot be pickled
-        outside = {"_paused": False, "_in_use": False, "_blocks": [], "_backwards": Backwards()}
-        # Its modules may hold copies of generated weights.
-        return {**self.__dict__, **none, **outside, "_installed": True}
+        begun: dict[str, Any] = {"_paused": False, "_step": None, "_blocks": [], "_backwards": Backwards()}
+        begun["_thread"] = OneThread(type(self.root).__name__)
+        return {**self.__dict__, **none, **begun}
 
     @property
     def active(self) -> bool:
         """Whether an `at` block is open."""
         return bool(self._blocks)
+
+    @property
+    def _by_hand(self) -> bool:
+        """Whether a call now is by hand: neither an `at` block nor a training step is open."""
+        return not self._blocks and self._step is None
 
     @property
     def used(self) -> bool:
@@ -100,7 +96,7 @@ class Injector:
         """Make sure, before ``module`` runs, that fresh weights are in place."""
         if self._paused:
             return
-        if not torch.compiler.is_compiling() and self.outside is not None and not (self._blocks or self._in_use):
+        if not torch.compiler.is_compiling() and self.outside is not None and self._by_hand:
             self.outside()
         if self._outdated(module):
             self._refresh()
@@ -122,7 +118,7 @@ class Injector:
             if kept is None or self._outdated(self.root):
                 self._refresh()
             else:
-                self._install(kept.weights)
+                self.slots.fill(kept.weights)
             yield self._generated
         finally:
             self._check_unwritten()
@@ -131,22 +127,15 @@ class Injector:
             self._check_used()
 
     def _opened(self) -> _Block:
-        block = _Block(threading.get_ident(), self.h, self._generated)
+        block = _Block(self._thread.enter(), self.h, self._generated)
         self._blocks.append(block)
-        # First among the others, then look: of two threads at once, at least one sees the other.
-        if any(other.thread != block.thread for other in self._blocks):
-            self._blocks.remove(block)
-            raise RuntimeError(
-                f"Another thread is inside a `with mip.at(...)` block of this {type(self.root).__name__}, which runs "
-                "with one h at a time; use a lock around the block, or a copy.deepcopy of the network, or "
-                "mip.materialize, for each thread."
-            )
         return block
 
     def _close(self, block: _Block) -> None:
         index = self._blocks.index(block)
         inner = self._blocks[index + 1 :]
         self._blocks.remove(block)
+        self._thread.leave(block.thread)
         if inner:
             # They are still open, and go back to what was before both.
             inner[0].h, inner[0].generated = block.h, block.generated
@@ -156,7 +145,7 @@ class Injector:
                 "mip.materialize(network, h), or end one block before the next."
             )
         self.h, self._generated = block.h, block.generated
-        self._remove() if self._generated is None else self._install(self._generated.weights)
+        self.slots.empty() if self._generated is None else self.slots.fill(self._generated.weights)
 
     def one(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
         """Check one ``h``, without batch dimension, and turn its values into tensors."""
@@ -176,7 +165,8 @@ class Injector:
     def use(self, h: Mapping[str, Any]) -> None:
         """Set ``h`` for what follows until `clear`, outside of any block, and put its weights in place."""
         self.clear()
-        self.h, self._in_use = self.hypernet.space.tensors(h), True
+        checked, self._step = self.hypernet.space.tensors(h), self._thread.enter()
+        self.h = checked
         self._refresh()
 
     def keep_for_backward(self, loss: Tensor) -> None:
@@ -189,7 +179,7 @@ class Injector:
         def put_back(gradient: Tensor) -> None:
             self._generated = kept
             if kept is not None:
-                self._install(kept.weights)
+                self.slots.fill(kept.weights)
 
         if loss.requires_grad:
             loss.register_hook(put_back)
@@ -198,34 +188,37 @@ class Injector:
     def paused(self) -> Iterator[None]:
         """Leave the primary's own parameters in place."""
         outer, self._paused = self._paused, True
-        self._remove()
+        self.slots.empty()
         try:
             yield
         finally:
             self._paused = outer
             if not outer and self._generated is not None:
-                self._install(self._generated.weights)
+                self.slots.fill(self._generated.weights)
 
     @contextmanager
     def substituted(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Put given weights in place, whatever ``h`` is in force."""
         with self.paused():
-            self._install(weights)
+            self.slots.fill(weights)
             try:
                 yield
             finally:
-                self._remove()
+                self.slots.empty()
 
     def clear(self) -> None:
         """Forget the generated weights."""
         self._check_unwritten()
-        self._generated, self._in_use = None, False
-        self._remove()
+        self._generated = None
+        if self._step is not None:
+            self._thread.leave(self._step)
+        self._step = None
+        self.slots.empty()
         self._check_used()
 
     def weights(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
         """Generate ``theta(h)``: name -> tensor, with a batch dimension if ``h`` has one."""
-        own, residual = self.theta0(), self.hypernet.residual
+        own, residual = self.slots.theta0(), self.hypernet.residual
         weights = {}
         # Outside of Lightning, `network.eval()` does not reach the hypernetwork, which is no child of it.
         apart = self.hypernet.training and not self.root.training and not torch.compiler.is_compiling()
@@ -233,51 +226,20 @@ class Injector:
             deltas = self.hypernet(h)
         for name, delta in deltas.items():
             theta0 = own[name]
-            if theta0.shape != self.hypernet.shapes[name]:
-                raise RuntimeError(
-                    f"The parameter {name} has shape {tuple(theta0.shape)}, but "
-                    f"{tuple(self.hypernet.shapes[name])} is generated: {_REPLACED}"
-                )
+            self.slots.check_shape(name, theta0, self.hypernet.shapes[name])
             delta = delta.to(theta0.dtype)
             # A copy, as the deltas are views of one tensor and a layer may write to its weight (max_norm of Embedding).
             weights[name] = theta0 + delta if residual else delta.clone()
         return weights
 
-    def check_finite(self, weights: Mapping[str, Tensor], h: Mapping[str, Any]) -> None:
-        """Raise FloatingPointError if a generated weight is NaN or infinite, naming the tensor and ``h``.
-
-        Of an ``h`` for each sample, the first that gives such a weight is named.
-        """
-        # One pass over all of them; the norm may overflow, so the tensors themselves decide.
-        if torch.nn.utils.get_total_norm([weight.detach() for weight in weights.values()]).isfinite():
-            return
-        space = self.hypernet.space
-        for name, weight in weights.items():
-            wrong = ~weight.isfinite()
-            if not wrong.any():
-                continue
-            if space.is_batched(h):
-                sample = int(wrong.flatten(1).any(1).nonzero()[0])
-                wrong, h = wrong[sample], {component: value[sample] for component, value in h.items()}
-            raise FloatingPointError(
-                f"The generated weight {name} is not finite at h = ({space.label(h)}): "
-                f"{int(wrong.sum())} of {wrong.numel()} numbers are NaN or infinite. "
-                "Lower the learning rate, or clip gradients."
-            )
-
-    def check_finite_in_step(self, weights: Mapping[str, Tensor], h: Mapping[str, Any]) -> None:
-        """The same, where looking does not make the step wait."""
-        if looked_at(next(iter(weights.values())).device):
-            self.check_finite(weights, h)
-
     def check_finite_at(self, h: Mapping[str, Any]) -> None:
         """Generate the weights of ``h`` and raise FloatingPointError if they are not finite."""
         with torch.no_grad():
-            self.check_finite(self.weights(h), h)
+            check_finite(self.weights(h), self.hypernet.space, h)
 
     def leaves(self) -> list[Tensor]:
         """Everything that weights are generated from and that wants a gradient."""
-        theta0 = self.theta0().values() if self.hypernet.residual else ()
+        theta0 = self.slots.theta0().values() if self.hypernet.residual else ()
         given = list((self.h or {}).values())
         nested = [leaf for each in injectors(self.hypernet) for leaf in each.leaves()]
         # By identity, as the theta0 of a nested hypernetwork are parameters of this one.
@@ -300,7 +262,7 @@ class Injector:
             return True
         if now.inference and not torch.is_inference_mode_enabled():
             return True
-        if not (self._blocks or self._in_use):
+        if self._by_hand:
             # A call by hand: anything may have changed since the last one, by a write that versions do not see too.
             return module is self.root or now.versions != self._versions()
         if module is self.root:
@@ -317,10 +279,9 @@ class Injector:
 
     def _is_new(self, now: Generated, module: nn.Module, name: str, parameter: Tensor) -> bool:
         """Whether a parameter that the weights know nothing of has taken the place of one that they are made of."""
-        if now.places is None:
-            owners = self._owners()
-            now.places = {(id(owners[path]), name) for (path, name), *_ in self._places.values()}
-        return (id(module), name) in now.places and not parameter.is_inference()
+        if now.slots is None:
+            now.slots = self.slots.keys()
+        return (id(module), name) in now.slots and not parameter.is_inference()
 
     def _refresh(self) -> None:
         h = self.h
@@ -331,10 +292,10 @@ class Injector:
                 "mip.materialize for a plain network."
             )
         if torch.compiler.is_compiling():
-            self._install(self.weights(h))
+            self.slots.fill(self.weights(h))
             return
         self._check_unwritten()
-        self._remove()
+        self.slots.empty()
         mark = Mark(h, self._backwards)
         # Of one node, torch.func and forward-mode AD see none of its inside.
         transformed = torch._C._are_functorch_transforms_active()
@@ -346,12 +307,12 @@ class Injector:
         else:
             weights = self.weights(h)
         if not transformed:
-            self.check_finite_in_step(weights, h)
+            check_finite_in_step(weights, self.hypernet.space, h)
         makers, theta0 = self._sources()
         made_in, theta0_in = [*map(_state, makers)], {id(p): _state(p) for p in theta0}
         self._generated = Generated(
             weights,
-            (*made_in, *theta0_in.values(), *_places(makers), *_places(theta0), *self._nested()),
+            (*made_in, *theta0_in.values(), *_addresses(makers), *_addresses(theta0), *self._nested()),
             makers,
             made_in,
             theta0,
@@ -361,17 +322,17 @@ class Injector:
             transformed,
             mark,
         )
-        self._install(weights)
+        self.slots.fill(weights)
 
     def _versions(self) -> tuple[Any, ...]:
         """Changes whenever the weights would, but with a write by ``.data`` to what they are made of."""
         makers, theta0 = self._sources()
         states = *map(_state, makers), *map(_state, theta0)
-        return (*states, *_places(makers), *_places(theta0), *self._nested())
+        return (*states, *_addresses(makers), *_addresses(theta0), *self._nested())
 
     def _sources(self) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that weights are made of, the hypernetwork's and theta0, as far as writes to them show."""
-        given: tuple[Iterable[Tensor], ...] = (self.hypernet.parameters(), self.theta0().values())
+        given: tuple[Iterable[Tensor], ...] = (self.hypernet.parameters(), self.slots.theta0().values())
         makers, theta0 = ([p for p in parameters if not p.is_inference()] for parameters in given)
         return makers, theta0
 
@@ -379,96 +340,17 @@ class Injector:
         return [(each._generated and each._generated.mark, each._versions()) for each in injectors(self.hypernet)]
 
     def _check_used(self) -> None:
-        """Warn, once, of generated tensors that no gradient came back to: the values are used, but never trained."""
         reached = self._backwards.reached
-        if self._checked or not reached:
-            return
-        self._checked = True
-        shapes = enumerate(self.hypernet.shapes.items())
-        unused = [name for index, (name, shape) in shapes if index not in reached and shape.numel()]
-        if unused:
-            more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
-            warnings.warn(
-                "No gradient came back to these generated weights in the first step: "
-                f"{', '.join(unused[:_SHOWN])}{more}. Either the loss does not depend on them (exclude= leaves them "
-                "out), or the network copies them: slicing an nn.ParameterList in forward does; take its items one by "
-                "one.",
-                stacklevel=6,
-            )
+        if not self._checked and reached:
+            self._checked = True
+            warn_of_untrained(self.hypernet.shapes, reached, stacklevel=7)
 
     def _check_unwritten(self) -> None:
-        """Warn, once, of generated tensors that were written to since their backward, which nothing will see."""
-        now = self._generated
-        if self._warned or now is None or not now.mark.spent:
-            return
-        changed = [*map(version_of, now.weights.values())]
-        if changed == now.mark.versions:
-            return
-        self._warned = True
-        each = zip(now.weights, changed, now.mark.versions, strict=True)
-        names = [name for name, version, before in each if version != before]
-        warnings.warn(
-            f"A write to the generated weight {names[0]} after its backward is lost, as it is no parameter. Write to "
-            "theta0 outside of the step, such as in on_train_batch_end; to keep theta(h) in bounds, register a "
-            "parametrization (torch.nn.utils.parametrize) before the network is hypernetized.",
-            stacklevel=5,
-        )
-
-    def _install(self, weights: Mapping[str, Tensor]) -> None:
-        self._installed = True
-        owners = self._owners()
-        for name, weight in weights.items():
-            for path, attribute in self._places[name]:
-                owners[path].__dict__[attribute] = weight
-        self._sync_recurrent()
-
-    def _remove(self) -> None:
-        if not self._installed:
-            return
-        self._installed = False
-        owners = self._owners()
-        for places in self._places.values():
-            for path, attribute in places:
-                owners[path].__dict__.pop(attribute, None)
-        self._sync_recurrent()
-
-    def _sync_recurrent(self) -> None:
-        """RNNs read a list made from their attributes."""
-        for path in self._recurrent:
-            module: Any = self._module(path)
-            module.__dict__["_flat_weights"] = [getattr(module, name) for name in module._flat_weights_names]
-
-    def theta0(self) -> dict[str, Tensor]:
-        """The primary's own parameters that generated ones stand in for."""
-        owners = self._owners()
-        own: dict[str, Tensor] = {}
-        for name, places in self._places.items():
-            path, attribute = places[0]
-            found = owners[path]._parameters.get(attribute)
-            if found is None:
-                raise RuntimeError(
-                    f"There is no parameter {name} to generate in {type(self.root).__name__}: {_REPLACED}"
-                )
-            own[name] = found
-        return own
-
-    def _owners(self) -> dict[_Path, nn.Module]:
-        # Looked up anew each time: SyncBatchNorm conversion and precision plug-ins replace submodules.
-        return {path: self._module(path) for path in self._paths}
-
-    def _module(self, path: _Path) -> nn.Module:
-        module = self.root
-        for name in path:
-            child = module._modules.get(name)
-            if child is None:
-                raise RuntimeError(
-                    f"There is no module {'.'.join(path)} to generate in {type(self.root).__name__}: {_REPLACED}"
-                )
-            module = child
-        return module
+        if not self._warned and self._generated is not None:
+            self._warned = warn_of_lost_write(self._generated, stacklevel=6)
 
 
-def _places(tensors: list[Tensor]) -> list[int]:
+def _addresses(tensors: list[Tensor]) -> list[int]:
     """Where tensors are in memory, and so whether others have taken their place."""
     if tensors and isinstance(tensors[0], FakeTensor):  # nowhere, and asking is warned of
         return [*map(id, tensors)]
@@ -476,19 +358,6 @@ def _places(tensors: list[Tensor]) -> list[int]:
         return [*map(Tensor.data_ptr, tensors)]
     except RuntimeError:  # those of torch.func are nowhere
         return [*map(id, tensors)]
-
-
-def looked_at(device: torch.device) -> bool:
-    """Whether values on a device are looked at in each step.
-
-    That waits for a GPU, so there it is left to anomaly detection and the end of each epoch.
-    """
-    return device.type == "cpu" or torch.is_anomaly_enabled()
-
-
-def _split(name: str) -> tuple[_Path, str]:
-    owner, attribute = split_name(name)
-    return tuple(owner.split(".")) if owner else (), attribute
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from lightning_mip.checks import check_finite_in_step
 from lightning_mip.injection import Injector
 
 _CHECKPOINTED = (
@@ -55,7 +56,7 @@ def run_per_sample(injector: Injector, h: Mapping[str, Tensor], args: tuple[Any,
     in_dims = (0, tree_map(_batch_dim, args), tree_map(_batch_dim, kwargs))
     weights = injector.weights(h)
     if not torch.compiler.is_compiling():
-        injector.check_finite_in_step(weights, h)
+        check_finite_in_step(weights, injector.hypernet.space, h)
     with (
         _buffers_kept(injector.root),
         _without_fast_path(),

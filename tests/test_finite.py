@@ -15,8 +15,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lightning_mip as mip
+from lightning_mip.checks import looked_at
 from lightning_mip.finite import EVERY, LossWatch
-from lightning_mip.injection import looked_at, the_injector
+from lightning_mip.injection import the_injector
 from lightning_mip.per_sample import run_per_sample
 from tests.module_kinds import exactly
 from tests.tasks import BATCH, BATCHES, SMALL, Net, Task, drawn, loader, make, sequence

@@ -616,30 +616,80 @@ def test_a_block_that_ends_before_one_inside_of_it_is_an_error_and_leaves_the_ot
         net(x)
 
 
-def test_a_network_is_in_the_blocks_of_one_thread() -> None:
-    net, _, reference = pair(Autoencoder())
-    x, errors = batch(), list[str]()
+_IN_ANOTHER_THREAD = (
+    "Another thread runs this Autoencoder at an h of its own, in a `with mip.at(...)` block or a training step; it "
+    "runs with one h at a time. Use a lock around both, or a copy.deepcopy of the network, or mip.materialize, for "
+    "each thread."
+)
 
-    def work() -> None:
+
+def in_a_thread(work: Callable[[], Any]) -> list[str]:
+    """Errors of what another thread does."""
+    errors = []
+
+    def run() -> None:
         try:
-            with mip.at(net, lam=0.9):
-                net(x)
+            work()
         except RuntimeError as error:
             errors.append(str(error))
 
-    with mip.at(net, lam=0.1):
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-        assert_close(net(x), reference(x, lam=0.1))
-    assert errors == [
-        "Another thread is inside a `with mip.at(...)` block of this Autoencoder, which runs with one h at a time; use "
-        "a lock around the block, or a copy.deepcopy of the network, or mip.materialize, for each thread."
-    ]
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert len(errors) == 1
+    return errors
+
+
+def in_a_block(net: torch.nn.Module, x: Tensor, lam: float) -> None:
+    with mip.at(net, lam=lam):
+        net(x)
+
+
+def test_a_network_is_in_the_blocks_of_one_thread() -> None:
+    net, _, reference = pair(Autoencoder())
+    x = batch()
+    with mip.at(net, lam=0.1):
+        assert in_a_thread(lambda: in_a_block(net, x, 0.9)) == [_IN_ANOTHER_THREAD]
+        assert_close(net(x), reference(x, lam=0.1))
+    assert in_a_thread(lambda: in_a_block(net, x, 0.9)) == []
+
+
+def test_a_training_step_and_a_block_in_another_thread_exclude_each_other() -> None:
+    net, _, reference = pair(Autoencoder())
+    x, step = batch(), injectors(net)[0]
+    step.use({"lam": 0.1})
+    assert in_a_thread(lambda: in_a_block(net, x, 0.9)) == [_IN_ANOTHER_THREAD]
+    assert_close(net(x), reference(x, lam=0.1))
+    in_a_block(net, x, 0.9)
+    assert_close(net(x), reference(x, lam=0.1))
+    step.clear()
+    assert in_a_thread(lambda: in_a_block(net, x, 0.9)) == []
+    with mip.at(net, lam=0.9):
+        assert in_a_thread(lambda: step.use({"lam": 0.1})) == [_IN_ANOTHER_THREAD]
+        assert_close(net(x), reference(x, lam=0.9))
+
+
+def test_a_block_that_a_backward_opens_is_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, _, _ = pair(Autoencoder())
+    x, y = batch(), torch.ones((), dtype=torch.float64, requires_grad=True)
+
+    class InBackward(torch.autograd.Function):
+        """Runs the network again as the backward of a checkpoint does; on a GPU autograd has a thread for that."""
+
+        @staticmethod
+        def forward(ctx: Any, given: Tensor) -> Tensor:
+            return given.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            monkeypatch.setattr("threading.get_ident", lambda: -1)
+            with mip.at(net, lam=0.9):
+                pass
+            return gradient
+
+    with mip.at(net, lam=0.1):
+        net(x)
+        InBackward.apply(y).backward()
+    assert y.grad == 1
 
 
 def test_the_callers_h_is_not_changed() -> None:

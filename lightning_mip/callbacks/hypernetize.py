@@ -148,7 +148,7 @@ class Hypernetize(L.Callback):
         missing = [p for p in self.injector.hypernet.parameters() if p.requires_grad and id(p) not in trained]
         if missing and not trained.isdisjoint(map(id, pl_module.parameters())):  # a strategy may replace all parameters
             # Not in a group of their own, which a learning rate scheduler would not know.
-            theta0 = set(map(id, self.injector.theta0().values()))
+            theta0 = set(map(id, self.injector.slots.theta0().values()))
             holding = [group for group in groups if any(id(p) in theta0 for p in group["params"])] or groups
             next((group for group in holding if group.get("lr", 1)), holding[0])["params"].extend(missing)
         match(self.injector.hypernet, trainer.optimizers)
@@ -429,7 +429,7 @@ class Hypernetize(L.Callback):
             )
 
     def _now(self) -> tuple[list[float], list[float]]:
-        return sums(self.injector.theta0().values()), sums(
+        return sums(self.injector.slots.theta0().values()), sums(
             p for p in self.injector.hypernet.parameters() if p.requires_grad
         )
 

@@ -53,24 +53,6 @@ def converted(tree: Any, dtype: torch.dtype) -> Any:
     return tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, tree)
 
 
-class LoRA(nn.Module):
-    """A linear layer with a low-rank adapter beside it, built as peft does it.
-
-    The layer is frozen under the name ``base_layer``; the adapter's two layers are in ``nn.ModuleDict`` by its name.
-    """
-
-    def __init__(self, base_layer: nn.Linear, rank: int = 2) -> None:
-        super().__init__()
-        self.base_layer = base_layer.requires_grad_(False)
-        self.lora_A = nn.ModuleDict({"default": nn.Linear(base_layer.in_features, rank, bias=False)})
-        self.lora_B = nn.ModuleDict({"default": nn.Linear(rank, base_layer.out_features, bias=False)})
-        self.scaling = {"default": 0.5}
-
-    def forward(self, x: Tensor) -> Tensor:
-        adapter = self.lora_B["default"](self.lora_A["default"](x))
-        return self.base_layer(x) + adapter * self.scaling["default"]
-
-
 class Symmetric(nn.Module):
     """A parametrization: a symmetric matrix from its upper triangle."""
 
@@ -201,7 +183,12 @@ def _weight_norm_hook() -> nn.Module:
 
 
 def _lora() -> nn.Module:
-    return nn.Sequential(LoRA(nn.Linear(FEATURES, 4)), nn.Tanh(), LoRA(nn.Linear(4, 2)))
+    import peft  # here, as it takes its time
+
+    net = nn.Sequential(nn.Linear(FEATURES, 4), nn.Tanh(), nn.Linear(4, 2))
+    # By default one factor is zero, and so is the gradient of the other.
+    config = peft.LoraConfig(r=2, target_modules=["0", "2"], init_lora_weights=False)
+    return peft.get_peft_model(net, config)
 
 
 def _quantization_aware() -> nn.Module:
@@ -294,9 +281,11 @@ ROWS: dict[str, Kind] = {
     "weight_norm_hook": Kind("`nn.utils.weight_norm`, the old one by a hook", _on_features(_quiet(_weight_norm_hook))),
     "spectral_norm": Kind("`parametrizations.spectral_norm` in evaluation", _on_features(_spectral_norm)),
     "parametrized": Kind("a parametrization of one's own", _on_features(_parametrized)),
-    "lora": Kind("LoRA layers, all of it generated", _on_features(_lora)),
+    "lora": Kind("a network with LoRA layers of peft, all of it generated", _on_features(_lora)),
     "lora_adapters": Kind(
-        "LoRA layers, `include` their adapters", _on_features(_lora), arguments={"include": "*.lora_*"}
+        "a network with LoRA layers of peft, `include` their adapters",
+        _on_features(_lora),
+        arguments={"include": "*.lora_*"},
     ),
     "quantization_aware": Kind(
         "`torch.ao` quantization-aware layers",

@@ -19,10 +19,9 @@ checkpointing inside would not tell one h from another). **no**: refused by an e
 **-**: not applicable, as the plain network is no better off, which a test shows. Numbers are notes below the table.
 
 Quantization-aware layers and those of a dtype of their own are trained in that dtype, and the reference of the former
-is in float32, as rounding is what they do. The LoRA layers are written by hand as peft writes them; peft itself, with
-all that it depends on, was not run. `compile` is by the `aot_eager` backend, and by inductor for a few rows. That
-the second `h` does not compile anything again is checked where torch makes one graph of the network; of these rows
-it makes several, with Python between them, and nothing is checked: {in_parts}.
+is in float32, as rounding is what they do. `compile` is by the `aot_eager` backend, and by inductor for a few rows.
+That the second `h` does not compile anything again is checked where torch makes one graph of the network; of these
+rows it makes several, with Python between them, and nothing is checked: {in_parts}.
 """
 
 
