@@ -174,9 +174,12 @@ def edge_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) 
 
 def depth_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) -> list[str]:
     names = [name for name in NETWORKS if name not in ("cnn3", "vgg16")]
-    lr = 3e-2 if optimizer == "sgd" else 3e-3
-    rows = {way: partial(_of_network, Setting(way, optimizer=optimizer, lr=lr)) for way in ways}
-    return [f"{optimizer}, learning rate {lr:g}", grid_table(rows, {n: n for n in names}, digits, seeds, "network")]
+    sections = []
+    for lr in (1e-2, 3e-2) if optimizer == "sgd" else (1e-3, 3e-3):
+        rows = {way: partial(_of_network, Setting(way, optimizer=optimizer, lr=lr)) for way in ways}
+        table = grid_table(rows, {n: n for n in names}, digits, seeds, "network")
+        sections += [f"{optimizer}, learning rate {lr:g}", table]
+    return sections
 
 
 def trunk_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) -> list[str]:
