@@ -112,7 +112,8 @@ class Injector:
             kept: what an earlier block for the same ``h`` yielded; it is used again if it is still right.
         """
         checked = self.one(h)
-        block = self._opened()
+        block = _Block(self._thread.enter(), self.h, self._generated)
+        self._blocks.append(block)
         self.h, self._generated = checked, kept
         try:
             if kept is None or self._outdated(self.root):
@@ -125,11 +126,6 @@ class Injector:
             self._close(block)
         if self._generated is None:
             self._check_used()
-
-    def _opened(self) -> _Block:
-        block = _Block(self._thread.enter(), self.h, self._generated)
-        self._blocks.append(block)
-        return block
 
     def _close(self, block: _Block) -> None:
         index = self._blocks.index(block)
