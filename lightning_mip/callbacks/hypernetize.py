@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_mip.binding import BOUND, bound, check_path, keep_on_each_rank, places_inside, put, values_of
-from lightning_mip.callbacks.sample_h import SampleH, match, show_in_progress_bar
+from lightning_mip.attaching import attach, is_there
+from lightning_mip.binding import bound, put, values_of
+from lightning_mip.callbacks.sample_h import SampleH, show_in_progress_bar
 from lightning_mip.checkpoints import (
     CHILD,
     plain_arguments,
@@ -27,25 +25,20 @@ from lightning_mip.checkpoints import (
     read_checkpoint,
     saved_bind,
     saved_hypernetwork,
-    start_from_plain,
 )
 from lightning_mip.evaluation import GridEvaluation, grid_of
 from lightning_mip.finite import LossWatch
 from lightning_mip.hooks import GridHooks, evaluation_hooks, hooks_at, overrides
-from lightning_mip.hypernetize import hypernetize
-from lightning_mip.hypernetwork import HyperNetwork
-from lightning_mip.injection import Injector, injectors
+from lightning_mip.injection import Injector
 from lightning_mip.logged import forget_earlier
 from lightning_mip.priors import Prior
-from lightning_mip.probe import StepProbe, replaced, same, sums
-from lightning_mip.selection import select
+from lightning_mip.probe import StepProbe, replaced
 from lightning_mip.sharding import check_dense_gradients
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
-from lightning_mip.surroundings import check_module, check_no_early_copy, check_order, check_strategy, check_ties
-
-# Attribute of the LightningModule that holds what it was hypernetized with.
-_RECORD = "_hypernetized_with"
+from lightning_mip.surroundings import check_module, check_no_early_copy, check_order, check_strategy
+from lightning_mip.training import ChangeWatch, add_left_out, check_used, match, refusal
+from lightning_mip.unread import warn_of_unread
 
 
 class Hypernetize(L.Callback):
@@ -108,7 +101,7 @@ class Hypernetize(L.Callback):
         if self.space.is_batched(self.predict_h):
             raise ValueError(f"predict_h holds several values ({self.space.label(self.predict_h)}), expected one.")
         self.sampler = sampler or SampleH()
-        self._path = target
+        self._path = target or ""
         self._injector: Injector | None = None
         self._undo = ExitStack()
         self._undo_setup = ExitStack()
@@ -116,8 +109,7 @@ class Hypernetize(L.Callback):
         self._own: dict[str, Any] = {}
         self._probed = False
         self._watched: set[str] = set()
-        self._trained = False
-        self._start: tuple[list[float], list[float]] | None = None
+        self._changes = ChangeWatch()
         self._losses = LossWatch()
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
@@ -126,7 +118,7 @@ class Hypernetize(L.Callback):
         check_strategy(trainer, pl_module)
         check_order(trainer, self)
         made_later = overrides(pl_module, "setup") or overrides(pl_module, "configure_model")
-        if not made_later or self._is_there(pl_module):
+        if not made_later or is_there(pl_module, self.target):
             self._attach(pl_module)
             if stage == "fit":
                 check_dense_gradients(trainer, self.injector)
@@ -143,24 +135,14 @@ class Hypernetize(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """See to it that the hypernetwork is trained, by the optimizer that trains the network."""
-        groups = _groups(trainer)
-        trained = {id(p) for group in groups for p in group["params"]}
-        missing = [p for p in self.injector.hypernet.parameters() if p.requires_grad and id(p) not in trained]
-        if missing and not trained.isdisjoint(map(id, pl_module.parameters())):  # a strategy may replace all parameters
-            # Not in a group of their own, which a learning rate scheduler would not know.
-            theta0 = set(map(id, self.injector.slots.theta0().values()))
-            holding = [group for group in groups if any(id(p) in theta0 for p in group["params"])] or groups
-            next((group for group in holding if group.get("lr", 1)), holding[0])["params"].extend(missing)
+        add_left_out(pl_module, self.injector, trainer.optimizers)
         match(self.injector.hypernet, trainer.optimizers)
-        self._probed = self._trained = False
-        self._losses = LossWatch()
+        self._probed = False
+        self._changes, self._losses = ChangeWatch(), LossWatch()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Note where network and hypernetwork start, in the first epoch that trains the hypernetwork."""
-        own = set(map(id, self.injector.hypernet.parameters()))
-        groups = _groups(trainer)
-        rests = any(not group.get("lr", 1) and not own.isdisjoint(map(id, group["params"])) for group in groups)
-        self._start = None if self._trained or rests else self._now()
+        self._changes.start(self.injector, trainer.optimizers)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save the module's own values of what is bound, also in the middle of a step."""
@@ -186,7 +168,8 @@ class Hypernetize(L.Callback):
         show_in_progress_bar(trainer, h)
         if not self._probed:
             self._probed = True
-            self._warn_of_unread(trainer, pl_module, batch, batch_idx)
+            probe = StepProbe(trainer, pl_module, pl_module.get_submodule(self._path), batch, batch_idx)
+            warn_of_unread(probe, self.injector, self._path, self.bound_paths)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
         """Look whether the loss is finite, without waiting for it."""
@@ -196,13 +179,13 @@ class Hypernetize(L.Callback):
         """Put the attributes back and drop the weights."""
         self._leave()
         if outputs and pl_module.automatic_optimization:
-            self._check_used()
+            check_used(self.injector, self._path)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Check that the network was used, and that losses and its weights were finite."""
         self._leave()  # of a batch that on_train_batch_start of the module has ended
-        self._check_used()
-        self._check_trained(trainer)
+        check_used(self.injector, self._path)
+        self._changes.check(self.injector, self._path, trainer.optimizers)
         self._losses.check(trainer, self.space)
         self.injector.check_finite_at(self.injector.h or self.space.center())
 
@@ -294,7 +277,7 @@ class Hypernetize(L.Callback):
                 # Of this process, a line above, so it may hold hyperparameters of any type.
                 checkpoint = torch.load(file, map_location="cpu", weights_only=False)
                 hypernet = copy.deepcopy(plugin.injector.hypernet).cpu().eval()
-                plain = plain_checkpoint(checkpoint, hypernet, plugin._path or "", h, plugin.bound_paths)
+                plain = plain_checkpoint(checkpoint, hypernet, plugin._path, h, plugin.bound_paths)
                 torch.save(plain, path)
 
     def _checked_bind(self, bind: bool | list[str]) -> list[str]:
@@ -307,68 +290,18 @@ class Hypernetize(L.Callback):
             raise ValueError(f"bind names {unknown[0]!r}, which is no component of h: {', '.join(self.space)}.")
         return list(bind)
 
-    def _is_there(self, pl_module: Any) -> bool:
-        """Whether the network is there already; one that is not named may not be the only one in the end."""
-        try:
-            return self.target is not None and pl_module.get_submodule(self.target) is not None
-        except AttributeError:
-            return False
-
     def _attach_after(self, configure_model: Callable[[], None], pl_module: Any) -> None:
         configure_model()
         self._attach(pl_module)
 
     def _attach(self, pl_module: Any) -> None:
-        """Attach once; a module that has been attached before (fit again, test after fit) stays as it is."""
-        own = getattr(pl_module, CHILD, None)
-        if own is not None and not isinstance(own, HyperNetwork):
-            raise MisconfigurationException(
-                f"{type(pl_module).__name__} has an attribute {CHILD!r} of its own, where Hypernetize keeps the "
-                "hypernetwork; rename it."
-            )
-        self._path, network = _find(pl_module, self.target)
-        for name in self.bound_paths:
-            check_path(pl_module, name, self.space.center()[name])
-        found = injectors(pl_module)
-        self._injector = next((each for each in found if each.root is network and each.hypernet is own), None)
-        if self._injector is not None:
-            self._check_equal(getattr(pl_module, _RECORD))
-        else:
-            if found:
-                raise MisconfigurationException(
-                    f"{type(pl_module).__name__} holds a hypernetized network already; mip.dehypernetize it first, as "
-                    "Hypernetize attaches the one hypernetwork itself."
-                )
-            if own is not None:  # of a network that is gone, or was dehypernetized
-                delattr(pl_module, CHILD)
-            selected = select(network, self.arguments["include"], self.arguments["exclude"])
-            check_ties(pl_module, self._path, network, selected)
-            setattr(pl_module, CHILD, hypernetize(network, self.space, **self.arguments))
-            setattr(pl_module, _RECORD, self._record())
-            self._injector = next(each for each in injectors(network) if each.root is network)
-            pl_module.register_load_state_dict_pre_hook(start_from_plain)
-        setattr(pl_module, BOUND, list(self.bound_paths))
-        keep_on_each_rank(pl_module, self.bound_paths)
+        self._path, self._injector = attach(pl_module, self.target, self.space, self.arguments, self.bound_paths)
         self._injector.outside = None
-        self._undo_setup.callback(setattr, self._injector, "outside", _refusal(pl_module))
-        self._injector.bound = places_inside(pl_module, network, self.bound_paths)
+        self._undo_setup.callback(setattr, self._injector, "outside", refusal(pl_module, Hypernetize))
         self._injector.h = self.space.center()
 
-    def _record(self) -> dict[str, Any]:
-        return {"h": self.space, **self.arguments}
-
-    def _check_equal(self, record: Mapping[str, Any]) -> None:
-        mine = self._record()
-        differing = [name for name in {**record, **mine} if _listed(record.get(name)) != _listed(mine.get(name))]
-        if differing:
-            theirs, ours = (", ".join(f"{name}={r.get(name)!r}" for name in differing) for r in (record, mine))
-            raise MisconfigurationException(
-                f"The network {self._path!r} is hypernetized already, with {theirs}; this callback has {ours}. Use the "
-                "same arguments, or mip.dehypernetize it first."
-            )
-
     @contextmanager
-    def _bound(self, pl_module: Any, h: Mapping[str, Tensor]) -> Iterator[None]:
+    def _attributes_at(self, pl_module: Any, h: Mapping[str, Tensor]) -> Iterator[None]:
         outer = self._own
         self._own = outer or values_of(pl_module, self.bound_paths)
         try:
@@ -380,7 +313,7 @@ class Hypernetize(L.Callback):
     def _enter(self, pl_module: Any, h: Mapping[str, Tensor]) -> None:
         self._undo.close()
         self.injector.use(h)
-        self._undo.enter_context(self._bound(pl_module, h))
+        self._undo.enter_context(self._attributes_at(pl_module, h))
 
     def _leave(self) -> None:
         self.injector.clear()
@@ -395,7 +328,7 @@ class Hypernetize(L.Callback):
             self._undo.enter_context(replaced(pl_module, hooks_at(hooks, at)))
             return
         evaluation = GridEvaluation(
-            pl_module, self.injector, self.grid, enter=functools.partial(self._bound, pl_module)
+            pl_module, self.injector, self.grid, enter=functools.partial(self._attributes_at, pl_module)
         )
         on_grid = GridHooks(evaluation, watch=stage not in self._watched)
         self._watched.add(stage)
@@ -404,104 +337,5 @@ class Hypernetize(L.Callback):
 
     @contextmanager
     def _at(self, pl_module: Any, h: Mapping[str, Tensor]) -> Iterator[None]:
-        with self.injector.at(h), self._bound(pl_module, h):
+        with self.injector.at(h), self._attributes_at(pl_module, h):
             yield
-
-    def _check_used(self) -> None:
-        if not self.injector.used:
-            raise MisconfigurationException(
-                f"Training did not use the network {self._path!r}: no gradient reached its generated weights. Name the "
-                "network that training_step runs as target."
-            )
-
-    def _check_trained(self, trainer: L.Trainer) -> None:
-        """Check, once, that what changed the network changed the hypernetwork too."""
-        if self._start is None:
-            return
-        (network, hypernet), (network_now, hypernet_now) = self._start, self._now()
-        self._trained = True
-        if network != network_now and hypernet and hypernet == hypernet_now:
-            raise MisconfigurationException(
-                f"Training changed the network {self._path!r} but not its hypernetwork: "
-                f"{type(trainer.optimizers[0]).__name__} keeps lists of parameters of its own, or has a learning rate "
-                "of 0 for it. Give it all parameters of the module in configure_optimizers: self.parameters(), which "
-                "holds self.hypernet.parameters(), too."
-            )
-
-    def _now(self) -> tuple[list[float], list[float]]:
-        return sums(self.injector.slots.theta0().values()), sums(
-            p for p in self.injector.hypernet.parameters() if p.requires_grad
-        )
-
-    def _warn_of_unread(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Warn of attributes that the step does not read, such as one that was used up when a layer was made."""
-        # Manual optimization would take its steps; a step that takes the iterator would use up batches.
-        by_hand = not pl_module.automatic_optimization
-        if by_hand or is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
-            return
-        h = self.injector.h or {}
-        probe = StepProbe(trainer, pl_module, pl_module.get_submodule(self._path), batch, batch_idx)
-        before = probe.run() if self.bound_paths else []
-        for name in self.bound_paths:
-            other = next((g[name] for g in self.space.grid(2) if not torch.equal(g[name], h[name])), None)
-            if not before or other is None:
-                continue
-            with bound(pl_module, {name: other}):
-                unread = same(before, probe.run())
-            if unread:
-                rank_zero_warn(
-                    f"On the first batch, changing {name} changes neither what training_step returns nor the output of "
-                    f"{self._path!r}: the step does not seem to read it. If a layer was made from it, bind that "
-                    f"layer's attribute instead (such as '{self._path}.dropout.p'); leave it out of bind if nothing is "
-                    "to read it."
-                )
-
-
-def _groups(trainer: L.Trainer) -> list[dict[str, Any]]:
-    return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-
-
-def _refusal(pl_module: Any) -> Callable[[], None]:
-    """What raises if a Trainer without the plug-in trains the module, which would be at the center of the priors."""
-    reference = weakref.ref(pl_module)  # the network would else hold the module that it is in
-
-    def refuse() -> None:
-        module = reference()
-        trainer = None if module is None else module._trainer
-        if trainer is None or trainer.lightning_module is not module or not torch.is_grad_enabled():
-            return
-        running = trainer.training and trainer.state.status == "running"
-        if running and not any(isinstance(callback, Hypernetize) for callback in trainer.callbacks):
-            raise MisconfigurationException(
-                f"{type(module).__name__} was hypernetized by Hypernetize, but this Trainer has none among its "
-                "callbacks, so nothing draws h; give it the callback again, or train mip.dehypernetize(module), which "
-                "is theta0 alone."
-            )
-
-    return refuse
-
-
-def _find(pl_module: Any, target: str | None) -> tuple[str, nn.Module]:
-    if target is None:
-        found = {
-            name: m for name, m in pl_module.named_children() if name != CHILD and any(True for _ in m.parameters())
-        }
-        if len(found) != 1:
-            raise MisconfigurationException(
-                f"target is None, but {type(pl_module).__name__} has {len(found)} children with parameters: "
-                f"{', '.join(found) or 'none'}; name one as target."
-            )
-        target = next(iter(found))
-    try:
-        module: nn.Module = pl_module.get_submodule(target)
-    except AttributeError as error:
-        listed = ", ".join(name for name, _ in pl_module.named_children()) or "none"
-        raise MisconfigurationException(
-            f"target is {target!r}, but {type(pl_module).__name__} has no such module; its children are {listed}."
-        ) from error
-    return target, getattr(module, "_orig_mod", module)
-
-
-def _listed(value: Any) -> Any:
-    """A config gives lists where Python code gives tuples."""
-    return list(value) if isinstance(value, tuple) else value.config() if isinstance(value, HSpace) else value

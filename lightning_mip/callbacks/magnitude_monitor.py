@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_mip.callbacks.sample_h import injector_of
 from lightning_mip.magnitude import Magnitudes, magnitudes, norm_of, points, total
 from lightning_mip.positive import check_whole
+from lightning_mip.training import ids_in
 
 
 class MagnitudeMonitor(L.Callback):
@@ -53,10 +54,10 @@ class MagnitudeMonitor(L.Callback):
         if not self._is_due(trainer, pl_module):
             return
         injector = injector_of(pl_module, self)
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        trained = ids_in([optimizer])
         parts = {"theta0": injector.root.parameters(), "hypernet": injector.hypernet.parameters()}
         for name, parameters in parts.items():
-            gradients = [p.grad.detach() for p in parameters if p.grad is not None and id(p) in held]
+            gradients = [p.grad.detach() for p in parameters if p.grad is not None and id(p) in trained]
             if gradients:
                 pl_module.log(f"gradient/{name}", norm_of(gradients))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import lightning as L
@@ -11,13 +10,13 @@ from torch import Tensor
 
 from lightning_mip.draws import STRATEGIES
 from lightning_mip.finite import LossWatch
-from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import Injector, injectors, the_injector
 from lightning_mip.positive import check_whole
 from lightning_mip.sharding import check_dense_gradients, check_whole_parameters
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 from lightning_mip.ties import tie_across
+from lightning_mip.training import left_out, match
 
 
 def is_hyper(pl_module: Any) -> bool:
@@ -47,15 +46,6 @@ def show_in_progress_bar(trainer: L.Trainer, h: dict[str, Tensor]) -> None:
         return
     # Not by `log`, which takes longer than all else that a draw of h costs.
     trainer.progress_bar_metrics.update({f"h/{name}": float(value) for name, value in h.items() if value.ndim == 0})
-
-
-def match(hypernet: HyperNetwork, optimizers: Iterable[Any]) -> None:
-    """Match the hypernetwork to the optimizer that trains its head."""
-    head = {id(parameter) for parameter in hypernet.head.parameters()}
-    for optimizer in optimizers:
-        if any(id(parameter) in head for group in optimizer.param_groups for parameter in group["params"]):
-            hypernet.match(getattr(optimizer, "optimizer", optimizer))
-            return
 
 
 class SampleH(L.Callback):
@@ -103,9 +93,8 @@ class SampleH(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Match the optimizer; refuse ones that leave out the hypernetwork, such as one of the primary alone."""
-        given = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
-        missing = [p for p in pl_module.hypernet.parameters() if p.requires_grad and id(p) not in given]
-        if missing and not given.isdisjoint(map(id, pl_module.parameters())):  # a strategy may replace all parameters
+        missing = left_out(pl_module, pl_module.hypernet, trainer.optimizers)
+        if missing:
             raise MisconfigurationException(
                 f"{len(missing)} parameters of the hypernetwork are in no optimizer, so they would never be trained; "
                 "give self.parameters() to the optimizer, or freeze them by model.hypernet.requires_grad_(False)."

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_mip.callbacks.sample_h import match
 from lightning_mip.diagnosis.subject import Subject
+from lightning_mip.training import ids_in, match
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -116,8 +116,8 @@ def _optimizers(subject: Subject, make: MakeOptimizer | None) -> list[Optimizer]
             f"{type(subject.module).__name__} makes no optimizer in configure_optimizers; give one, such as "
             "optimizer=torch.optim.Adam."
         )
-    held = {id(p) for optimizer in found for group in optimizer.param_groups for p in group["params"]}
-    missing = [p for p in trained if id(p) not in held]
+    given = ids_in(found)
+    missing = [p for p in trained if id(p) not in given]
     found[0].param_groups[0]["params"].extend(missing)  # as the plug-in does at the start of a run
     for optimizer in found:
         for group in optimizer.param_groups:
