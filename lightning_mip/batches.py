@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lightning_mip.copies import is_numpy, with_values
 from lightning_mip.selection import listing
 from lightning_mip.shown import shown
 
@@ -46,13 +47,12 @@ def copied(batch: Any) -> Any:
     # Asked of the class, as a mapping's attributes may be its items.
     if hasattr(type(batch), "clone"):  # a tensor, or what stands for several: a TensorDict, a graph
         return batch.clone()
-    if _is_array(batch):
+    if is_numpy(batch):
         return copy.copy(batch)
     if isinstance(batch, MutableMapping):
         return _with_items(batch, {key: copied(value) for key, value in batch.items()})
     if isinstance(batch, (list, tuple)):
-        values = [copied(value) for value in batch]
-        return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+        return with_values(batch, [copied(value) for value in batch])
     if _is_record(batch):
         record: Any = copy.copy(batch)
         for field in dataclasses.fields(batch):
@@ -146,12 +146,11 @@ def _slice(item: Any, size: int, low: int, high: int) -> Any:
         return item
     if len(item) == size and batch_size(item) is None:  # one item per sample
         return item[low:high]
-    values = [_slice(value, size, low, high) for value in item]
-    return type(item)(*values) if hasattr(item, "_fields") else type(item)(values)
+    return with_values(item, [_slice(value, size, low, high) for value in item])
 
 
 def _is_array(item: Any) -> bool:
-    return isinstance(item, Tensor) or type(item).__module__ == "numpy"
+    return isinstance(item, Tensor) or is_numpy(item)
 
 
 def _is_sequence(item: Any) -> bool:

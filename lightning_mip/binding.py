@@ -60,8 +60,8 @@ def check_path(root: Any, path: str, value: Tensor) -> None:
 
 def keep_on_each_rank(root: nn.Module, paths: Iterable[str]) -> None:
     """Let DDP leave buffers at these paths alone: it would give all processes the ``h`` of the first one."""
-    held = {id(_read(*_resolve(root, path))) for path in paths}
-    names = [name for name, buffer in root.named_buffers(remove_duplicate=False) if id(buffer) in held]
+    values = {id(value) for value in values_of(root, paths).values()}
+    names = [name for name, buffer in root.named_buffers(remove_duplicate=False) if id(buffer) in values]
     if names:
         already = getattr(root, _LEFT_TO_RANKS, ())
         setattr(root, _LEFT_TO_RANKS, list(dict.fromkeys([*already, *names])))
@@ -69,7 +69,7 @@ def keep_on_each_rank(root: nn.Module, paths: Iterable[str]) -> None:
 
 def bound(root: Any, h: Mapping[str, Tensor]) -> AbstractContextManager[None]:
     """Let the attributes at the paths ``h`` hold its values inside the block, and what they held before afterwards."""
-    return held({path: _resolve(root, path) for path in h}, h)
+    return bound_at({path: _resolve(root, path) for path in h}, h)
 
 
 def places_inside(root: Any, network: nn.Module, paths: Iterable[str]) -> dict[str, Place]:
@@ -101,7 +101,7 @@ def values_at(places: Mapping[str, Place], h: Mapping[str, Tensor]) -> dict[str,
 
 
 @contextmanager
-def held(places: Mapping[str, Place], h: Mapping[str, Tensor]) -> Iterator[None]:
+def bound_at(places: Mapping[str, Place], h: Mapping[str, Tensor]) -> Iterator[None]:
     """The same as `bound`, where the places are known."""
     originals = {path: _read(*place) for path, place in places.items()}
     try:

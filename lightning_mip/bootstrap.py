@@ -43,11 +43,11 @@ def interval(values: Tensor) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def vertices(places: Tensor, curves: Tensor) -> Tensor:
+def vertices(positions: Tensor, curves: Tensor) -> Tensor:
     """Where each of several curves is lowest, between its points too: the vertex of a parabola through three of them.
 
     Args:
-        places: of the points, ascending, shape (points,).
+        positions: of the points, ascending, shape (points,).
         curves: shape (curves, points).
 
     Returns:
@@ -57,12 +57,12 @@ def vertices(places: Tensor, curves: Tensor) -> Tensor:
     tensor([0.5000])
     """
     best = curves.argmin(1)
-    middle = best.clamp(1, max(len(places) - 2, 1))
-    if len(places) < 3:
-        return places[best]
-    (a, b, c), rows = (places[middle + k] for k in (-1, 0, 1)), torch.arange(len(curves))
+    middle = best.clamp(1, max(len(positions) - 2, 1))
+    if len(positions) < 3:
+        return positions[best]
+    (a, b, c), rows = (positions[middle + k] for k in (-1, 0, 1)), torch.arange(len(curves))
     fa, fb, fc = (curves[rows, middle + k] for k in (-1, 0, 1))
     left, right = (b - a) * (fb - fc), (b - c) * (fb - fa)
     bends_up = left - right < 0
     vertex = b - ((b - a) * left - (b - c) * right) / (2 * torch.where(bends_up, left - right, 1))
-    return torch.where(bends_up, torch.minimum(torch.maximum(vertex, a), c), places[best])
+    return torch.where(bends_up, torch.minimum(torch.maximum(vertex, a), c), positions[best])

@@ -149,7 +149,7 @@ def plain_checkpoint(
     hypernet: HyperNetwork,
     target: str,
     h: Mapping[str, Any],
-    bound: Iterable[str] = (),
+    bound_paths: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Turn a checkpoint of a run with the plug-in into one of the original module.
 
@@ -158,7 +158,7 @@ def plain_checkpoint(
         hypernet: its hypernetwork.
         target: path of the hypernetized network.
         h: component -> value.
-        bound: components that are attributes of the module.
+        bound_paths: components that are attributes of the module.
 
     Returns:
         The checkpoint with ``theta(h)`` as weights, and ``h`` written into its hyperparameters where they have it, and
@@ -169,7 +169,7 @@ def plain_checkpoint(
         raise ValueError(f"h holds several values ({hypernet.space.label(given)}), expected one; export one by one.")
     plain = {key: value for key, value in checkpoint.items() if key not in _OF_TRAINING}
     state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(f"{CHILD}.")}
-    buffers = {path: like(state[path], given[path]) for path in bound if path in state}
+    buffers = {path: like(state[path], given[path]) for path in bound_paths if path in state}
     plain["state_dict"] = {**state, **buffers, **_weights(state, hypernet, target, given)}
     if "hyper_parameters" in plain:
         plain["hyper_parameters"] = copy.deepcopy(plain["hyper_parameters"])

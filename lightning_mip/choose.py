@@ -178,8 +178,8 @@ def _choose(
         if sign * float(again.means()) < float(costs[best]):
             h, how, there = found, method, again.values
     value = float(there.double() @ grid.weights / grid.weights.sum())
-    places, value_interval = _intervals(grid, there, curve, sign, resamples, seed)
-    around = {name: _around(h[name], ends) for name, ends in places.items()}
+    ends, value_interval = _intervals(grid, there, curve, sign, resamples, seed)
+    around = {name: _around(h[name], pair) for name, pair in ends.items()}
     return Choice(h, value, around, value_interval, curve, len(grid.weights), grid.unit, how)
 
 
@@ -221,8 +221,8 @@ class _Box:
         for name, prior in self.space.items():
             at = prior.cdf(curve.values(name).double()).reshape(len(curve), -1)
             for column in at.T:
-                places, mine = column.unique(), column[best]
-                below, above = places[places < mine], places[places > mine]
+                positions, mine = column.unique(), column[best]
+                below, above = positions[positions < mine], positions[positions > mine]
                 starts.append(mine)
                 fixed = not _is_continuous(prior)
                 lows.append(mine if fixed or not len(below) else below.max())
@@ -233,10 +233,10 @@ class _Box:
 
     def h(self, point: Tensor) -> dict[str, Tensor]:
         """The ``h`` at positions of the free ones; differentiable."""
-        places = self.start.index_put((self.free.nonzero().squeeze(1),), point.double())
+        positions = self.start.index_put((self.free.nonzero().squeeze(1),), point.double())
         h = {}
         for name, prior in self.space.items():
-            u, places = places[: prior.uniforms], places[prior.uniforms :]
+            u, positions = positions[: prior.uniforms], positions[prior.uniforms :]
             value = prior.icdf(u if prior.event_shape else u.squeeze(0))
             h[name] = value.to(torch.get_default_dtype()) if value.is_floating_point() else value
         return h
@@ -267,9 +267,9 @@ def _between(curve: Sweep, name: str, curves: Tensor) -> dict[str, Tensor]:
     prior = curve.space[name]
     if prior.event_shape or not _is_continuous(prior):
         return {}
-    places = prior.cdf(curve.values(name).double())
-    order = places.argsort()
-    return {name: prior.icdf(vertices(places[order], curves[:, order])).to(curve.values(name))}
+    positions = prior.cdf(curve.values(name).double())
+    order = positions.argsort()
+    return {name: prior.icdf(vertices(positions[order], curves[:, order])).to(curve.values(name))}
 
 
 def _around(value: Tensor, ends: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

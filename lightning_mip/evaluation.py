@@ -17,10 +17,10 @@ from typing import Any
 
 import lightning as L
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric, MetricCollection
 
 from lightning_mip.batches import copied
+from lightning_mip.copies import is_numpy, with_values, without_graphs
 from lightning_mip.generation import Generated
 from lightning_mip.injection import Injector
 from lightning_mip.logged import result_of
@@ -240,11 +240,12 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 
 def _cloned(metric: Any, memo: dict[int, Any]) -> Any:
     """Clone a metric, also one that holds a graph, as those of training may."""
-    held = [leaf for child in metric.modules() for leaf in tree_leaves(vars(child)) if isinstance(leaf, Tensor)]
-    memo.update({id(t): t.detach().clone() for t in held if not t.is_leaf and id(t) not in memo})
+    for key, tensor in without_graphs(metric).items():
+        memo.setdefault(key, tensor)
     return copy.deepcopy(metric, memo)
 
 
+# Not the copy of a batch: here large things are data, and what has two names, or holds itself, stays one thing.
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     """Copy what a step may fill in place, at every depth; the rest is shared.
 
@@ -265,7 +266,7 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         return _cloned(value, memo)
     if isinstance(value, Tensor):
         return value if isinstance(value, nn.Parameter) or value.numel() > _LARGE else value.clone()
-    if type(value).__module__ == "numpy":
+    if is_numpy(value):
         return copy.copy(value)
     if not isinstance(value, (list, tuple, dict, set, deque)) or len(value) > _LARGE:
         return value
@@ -273,7 +274,7 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         items = [_copied(item, memo) for item in value]
         if all(map(operator.is_, items, value)):
             return value
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return with_values(value, items)
     result = memo[id(value)] = copy.copy(value)  # unlike the method of a dict, of the same class
     if isinstance(result, dict):
         result.update({key: _copied(item, memo) for key, item in result.items()})

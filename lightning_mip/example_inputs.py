@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_mip.batches import inputs_of
-from lightning_mip.diagnosis.subject import Subject, copied
+from lightning_mip.diagnosis.subject import Subject, copied_module
 from lightning_mip.injection import the_injector
 from lightning_mip.programs import Inputs
 
@@ -33,7 +33,7 @@ def example_inputs(module: nn.Module, h: Mapping[str, Tensor], example: Any) -> 
     given = getattr(module, "example_input_array", None)
     if given is None:
         return None
-    other = copied(module).eval()
+    other = copied_module(module).eval()
     args, kwargs = ((), given) if isinstance(given, Mapping) else (given if isinstance(given, tuple) else (given,), {})
     with the_injector(other).at(h):
         return _seen(the_injector(other).root, lambda: other(*args, **kwargs))

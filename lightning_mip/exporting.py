@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_mip.batches import batch_size
-from lightning_mip.binding import BOUND, held, like, values_at, written
+from lightning_mip.binding import BOUND, bound_at, like, values_at, written
 from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.checkpoints import GIVEN_AGAIN, plain_checkpoint, read_checkpoint, saved_bind, saved_hypernetwork
 from lightning_mip.example_inputs import example_inputs
@@ -282,7 +282,7 @@ def _difference(
     if inputs is None:
         return _apart_most(_leaves(run.state_dict()), _leaves(plain.state_dict()))
     args, kwargs = inputs
-    at_h = injector.at(h), held(injector.bound, h)
+    at_h = injector.at(h), bound_at(injector.bound, h)
     with torch.no_grad(), evaluated(injector.root), _buffers_of(plain, injector.root), at_h[0], at_h[1]:
         expected = _leaves(injector.root(*args, **kwargs))
     with torch.no_grad():

@@ -134,7 +134,7 @@ def _curve(figure: Any, table: Sweep, names: Sequence[str], row: int, column: in
     (component,) = table.varying
     values, prior = table.values(component), table.space[component]
     scale = Scale(False) if values.ndim > 1 else scale_of(prior)
-    x = scale.places(values[:, 0] if values.ndim > 1 else values)
+    x = scale.positions(values[:, 0] if values.ndim > 1 else values)
     y = table[names[0]].double()
     at = {"row": row, "col": column}
     if values.ndim == 1:
@@ -169,7 +169,7 @@ def _curve(figure: Any, table: Sweep, names: Sequence[str], row: int, column: in
 def _map(figure: Any, table: Sweep, names: Sequence[str], row: int, column: int) -> dict[str, Any]:
     """A metric over two numbers."""
     scales = [scale_of(table.space[name]) for name in table.varying]
-    x, y = (scale.places(table.values(name)) for scale, name in zip(scales, table.varying, strict=True))
+    x, y = (scale.positions(table.values(name)) for scale, name in zip(scales, table.varying, strict=True))
     z, at = table[names[0]].double(), {"row": row, "col": column}
     columns, rows = x.unique(), y.unique()
     bar = _colour_bar(figure, names[0], at)

@@ -108,7 +108,7 @@ class Scale:
     log: bool
     ticks: Mapping[float, str] | None = None
 
-    def places(self, values: Tensor) -> Tensor:
+    def positions(self, values: Tensor) -> Tensor:
         """Where values stand on the axis, in its own coordinate."""
         if self.ticks is None:
             return values.double()
@@ -132,7 +132,7 @@ def density(prior: Prior) -> tuple[Tensor, Tensor]:
     """
     scale = scale_of(prior)
     u = (torch.arange(_DRAWS, dtype=torch.float64) + 0.5) / _DRAWS
-    drawn = scale.places(prior.draw(u))
+    drawn = scale.positions(prior.draw(u))
     if scale.ticks is not None:
         edges = torch.arange(len(scale.ticks) + 1, dtype=torch.float64) - 0.5
     else:
@@ -185,7 +185,7 @@ def _draw_curve(ax: Any, table: Sweep, metric: str, sign: int | None) -> None:
     else:
         scale = scale_of(prior)
     order = values.argsort()
-    x, y = scale.places(values)[order], table[metric].double()[order]
+    x, y = scale.positions(values)[order], table[metric].double()[order]
     ax.plot(x, y, "o-" if scale.ticks is None else "o", color=LINE, markersize=3 if len(x) > 12 else 5, linewidth=1.5)
     ax.set_ylabel(plain(metric))
     ax.grid(alpha=0.25)
@@ -216,7 +216,7 @@ def _draw_map(ax: Any, table: Sweep, metric: str, sign: int | None) -> None:
     """A metric over two numbers."""
     names = table.varying
     scales = [scale_of(table.space[name]) for name in names]
-    x, y = (scale.places(table.values(name)) for scale, name in zip(scales, names, strict=True))
+    x, y = (scale.positions(table.values(name)) for scale, name in zip(scales, names, strict=True))
     z = table[metric].double()
     columns, rows = x.unique(), y.unique()
     if len(columns) * len(rows) == len(table):
@@ -226,8 +226,8 @@ def _draw_map(ax: Any, table: Sweep, metric: str, sign: int | None) -> None:
         drawn = ax.pcolormesh(*(edge.numpy() for edge in edges), cells.numpy(), cmap=COLOURS, rasterized=True)
     else:
         drawn = ax.scatter(x, y, c=z, cmap=COLOURS, s=40)
-    for axis, scale, places, name in zip((ax.xaxis, ax.yaxis), scales, (columns, rows), names, strict=True):
-        _lay(axis, scale, places)
+    for axis, scale, positions, name in zip((ax.xaxis, ax.yaxis), scales, (columns, rows), names, strict=True):
+        _lay(axis, scale, positions)
         axis.set_label_text(plain(name))
     ax.figure.colorbar(drawn, ax=ax, label=plain(metric))
     if sign is not None:
@@ -247,9 +247,9 @@ def _draw_ternary(ax: Any, table: Sweep, metric: str, sign: int | None) -> None:
         drawn = ax.scatter(x, y, c=z, cmap=COLOURS, s=40)
     corners_x, corners_y = triangle(torch.eye(3, dtype=torch.float64))
     ax.fill(corners_x, corners_y, fill=False, linewidth=1)
-    places = (("right", "top"), ("left", "top"), ("center", "bottom"))
+    alignments = (("right", "top"), ("left", "top"), ("center", "bottom"))
     offsets = ((0, -8), (0, -8), (0, 9))
-    for k, ((ha, va), offset) in enumerate(zip(places, offsets, strict=True)):
+    for k, ((ha, va), offset) in enumerate(zip(alignments, offsets, strict=True)):
         ax.annotate(
             f"{plain(name)}[{k}] = 1",
             (corners_x[k], corners_y[k]),
@@ -295,17 +295,17 @@ def _mark(ax: Any, x: Tensor, y: Tensor, cost: Tensor) -> None:
     ax.legend(frameon=True, fontsize="small", loc="upper right")
 
 
-def _lay(axis: Any, scale: Scale, places: Tensor) -> None:
+def _lay(axis: Any, scale: Scale, positions: Tensor) -> None:
     if scale.ticks is not None:
-        shown = [place for place in scale.ticks if place in places.tolist()]
-        axis.set_ticks(shown, labels=[scale.ticks[place] for place in shown])
+        shown = [tick for tick in scale.ticks if tick in positions.tolist()]
+        axis.set_ticks(shown, labels=[scale.ticks[tick] for tick in shown])
     elif scale.log:
         axis._set_axes_scale("log")
 
 
-def edges_of(places: Tensor, log: bool) -> Tensor:
-    """Borders of cells around places, half way between them on the axis."""
-    at = places.log() if log else places
+def edges_of(positions: Tensor, log: bool) -> Tensor:
+    """Borders of cells around positions, half way between them on the axis."""
+    at = positions.log() if log else positions
     steps = at.diff()
     edges = torch.cat([at[:1] - steps[:1] / 2, at[:-1] + steps / 2, at[-1:] + steps[-1:] / 2])
     return edges.exp() if log else edges

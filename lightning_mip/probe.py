@@ -19,6 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_leaves, tree_map
 from torchmetrics import Metric
 
+from lightning_mip.copies import is_numpy
 from lightning_mip.evaluation import NOT_THE_AUTHORS
 
 # How deep, how many items of each container, and in arrays of how many bytes a description looks.
@@ -144,6 +145,7 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
     """Stands in for ``log`` and ``print``, of which a look leaves none, and for what has nothing to put back."""
 
 
+# Not `batches.copied`: no graph goes through a look, and objects of the author's own, which that shares, are copied.
 def _copied(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.detach().clone().requires_grad_(leaf.requires_grad)
@@ -196,7 +198,7 @@ def _description(value: Any, depth: int) -> Any:
     if isinstance(value, (dict, list, tuple, set, deque)):
         items = list(value.values() if isinstance(value, dict) else value)[:_ITEMS]
         return id(value), len(value), [_description(item, depth - 1) for item in items]
-    if type(value).__module__ == "numpy" and hasattr(type(value), "tobytes"):  # no function of numpy's
+    if is_numpy(value):
         return id(value), hash(value.tobytes()) if value.nbytes <= _BYTES else None
     if isinstance(value, nn.Module):
         metrics = [part for part in value.modules() if isinstance(part, Metric)]

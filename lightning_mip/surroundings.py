@@ -11,7 +11,7 @@ from torch import nn
 
 from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.sharding import check_whole_parameters
-from lightning_mip.ties import tie_across
+from lightning_mip.ties import tie_across, tie_text
 
 
 def check_module(pl_module: Any) -> None:
@@ -65,11 +65,7 @@ def check_ties(pl_module: Any, target: str, network: nn.Module, generated: Itera
     tie = tie_across(pl_module, network, generated)
     if tie is None:
         return
-    name, outside = tie
-    pairs = zip(target.split("."), outside.split(".")[:-1], strict=False)
+    pairs = zip(target.split("."), tie[1].split(".")[:-1], strict=False)
     both = ".".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-    raise MisconfigurationException(
-        f"{type(pl_module).__name__} uses the weight {name} of its network {target!r} outside of it too, as {outside}, "
-        "where no weight is generated: one weight would be two. Name the module that holds both as target "
-        f"(target={both!r}), or leave the weight out (exclude={name!r})."
-    )
+    way_out = f"Name the module that holds both as target (target={both!r})"
+    raise MisconfigurationException(tie_text(pl_module, f"network {target!r}", tie, way_out))

@@ -218,15 +218,15 @@ def _chunks(model: Any, points: list[dict[str, Tensor]]) -> Iterator[list[dict[s
 
 def _by_point(logged: Mapping[str, Tensor], labels: Sequence[str]) -> dict[str, Tensor]:
     """Gather ``val_loss/lam=0``, ``val_loss/lam=0.5/dataloader_idx_1``, ... by metric."""
-    places = {label: index for index, label in enumerate(labels)}
+    indices = {label: index for index, label in enumerate(labels)}
     metrics: dict[str, Tensor] = {}
     for key, value in logged.items():
         parts = key.split("/")
-        at = next((k for k, part in enumerate(parts) if k and part in places), None)
+        at = next((k for k, part in enumerate(parts) if k and part in indices), None)
         if at is not None:
             name = "/".join(parts[:at] + parts[at + 1 :])
             values = metrics.setdefault(name, torch.full((len(labels),), torch.nan))
-            values[places[parts[at]]] = value.detach().float().cpu()
+            values[indices[parts[at]]] = value.detach().float().cpu()
     return metrics
 
 

@@ -26,3 +26,12 @@ def tie_across(module: nn.Module, network: nn.Module, generated: Iterable[str]) 
             if id(parameter) in names:
                 return names[id(parameter)], f"{path}.{attribute}" if path else attribute
     return None
+
+
+def tie_text(module: nn.Module, network: str, tie: tuple[str, str], way_out: str) -> str:
+    """Say what is wrong with a tie, and the ways out: ``way_out``, and leaving the weight out."""
+    name, outside = tie
+    return (
+        f"{type(module).__name__} uses the weight {name} of its {network} outside of it too, as {outside}, where no "
+        f"weight is generated: one weight would be two. {way_out}, or leave the weight out (exclude={name!r})."
+    )

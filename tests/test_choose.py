@@ -344,6 +344,6 @@ def test_resampled_means_spread_as_the_mean_of_the_samples_does() -> None:
 
 
 def test_the_lowest_point_of_a_curve_lies_between_its_points_but_never_outside() -> None:
-    places = torch.linspace(0, 1, 5)
-    curves = torch.stack([(places - 0.3) ** 2, -places, (places - 0.5).neg().square().neg()])
-    torch.testing.assert_close(vertices(places, curves), torch.tensor([0.3, 1, 0]))
+    positions = torch.linspace(0, 1, 5)
+    curves = torch.stack([(positions - 0.3) ** 2, -positions, (positions - 0.5).neg().square().neg()])
+    torch.testing.assert_close(vertices(positions, curves), torch.tensor([0.3, 1, 0]))

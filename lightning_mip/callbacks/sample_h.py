@@ -15,7 +15,7 @@ from lightning_mip.positive import check_whole
 from lightning_mip.sharding import check_dense_gradients, check_whole_parameters
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
-from lightning_mip.ties import tie_across
+from lightning_mip.ties import tie_across, tie_text
 from lightning_mip.training import left_out, match
 
 
@@ -85,11 +85,7 @@ class SampleH(L.Callback):
         pl_module._wrap_steps()
         tie = tie_across(pl_module, pl_module._injector.root, pl_module._injector.names)
         if tie is not None:
-            raise MisconfigurationException(
-                f"{type(pl_module).__name__} uses the weight {tie[0]} of its primary outside of it too, as {tie[1]}, "
-                "where no weight is generated: one weight would be two. Let the primary hold both, or leave the weight "
-                f"out (exclude={tie[0]!r})."
-            )
+            raise MisconfigurationException(tie_text(pl_module, "primary", tie, "Let the primary hold both"))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Match the optimizer; refuse ones that leave out the hypernetwork, such as one of the primary alone."""

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
-from lightning_mip.batches import copied as copied_batch
+from lightning_mip.batches import copied
 from lightning_mip.binding import BOUND, bound
 from lightning_mip.callbacks.sample_h import is_hyper
+from lightning_mip.copies import without_graphs
 from lightning_mip.hooks import overrides
 from lightning_mip.injection import Injector, the_injector
 from lightning_mip.probe import replaced
@@ -42,11 +43,11 @@ class Subject:
     """
 
     def __init__(self, module: nn.Module, loss: Loss | None = None, metric: str | None = None) -> None:
-        self.module: Any = copied(module).eval()
+        self.module: Any = copied_module(module).eval()
         self.injector = the_injector(self.module)
         self.metric = metric
         self._given = loss
-        self._paths: list[str] = getattr(module, BOUND, [])
+        self._bound_paths: list[str] = getattr(module, BOUND, [])
         check_loss(self.module, loss, metric)
 
     @property
@@ -62,7 +63,7 @@ class Subject:
     def copy(self) -> Subject:
         """One whose module may be trained."""
         other = copy.copy(self)
-        other.module = copied(self.module)
+        other.module = copied_module(self.module)
         other.injector = the_injector(other.module)
         return other
 
@@ -90,7 +91,7 @@ class Subject:
     @contextmanager
     def at(self, h: Mapping[str, Tensor]) -> Iterator[None]:
         """Bring the weights and the loss of ``h`` into force."""
-        with self.injector.at(h), bound(self.module, {path: h[path] for path in self._paths}):
+        with self.injector.at(h), bound(self.module, {path: h[path] for path in self._bound_paths}):
             yield
 
     def loss(self, batch: Any) -> Tensor:
@@ -122,7 +123,7 @@ class Subject:
 
     def _by_function(self, batch: Any) -> Any:
         assert self._given is not None
-        return self._given(self.module, copied_batch(batch), self.injector.h or {})
+        return self._given(self.module, copied(batch), self.injector.h or {})
 
     def _run(self, name: str, batch: Any) -> tuple[Any, dict[str, Any]]:
         step = getattr(self.module, name)
@@ -135,7 +136,7 @@ class Subject:
         _, *others = inspect.signature(step).parameters.values()
         indices = [0 for p in others if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
         with replaced(self.module, {"log": log, "print": lambda *args, **kwargs: None}):
-            return step(copied_batch(batch), *indices), logged
+            return step(copied(batch), *indices), logged
 
 
 def check_loss(module: Any, loss: Loss | None, metric: str | None) -> None:
@@ -161,17 +162,15 @@ def check_loss(module: Any, loss: Loss | None, metric: str | None) -> None:
         )
 
 
-def copied(module: nn.Module) -> nn.Module:
+def copied_module(module: nn.Module) -> nn.Module:
     """A deepcopy, also of a module that holds results of a step, with their graphs; functions are shared.
 
     What LightningCLI gives for an optimizer holds its parser, and with it the Trainer.
     """
-    memo: dict[int, Any] = {}
+    memo = without_graphs(module)
     for child in module.modules():
         for leaf in tree_leaves(vars(child)):
-            if isinstance(leaf, Tensor) and not leaf.is_leaf:
-                memo[id(leaf)] = leaf.detach()
-            elif isinstance(leaf, L.Callback) or (callable(leaf) and not _is_of_a_module(leaf)):
+            if isinstance(leaf, L.Callback) or (callable(leaf) and not _is_of_a_module(leaf)):
                 memo[id(leaf)] = leaf
     result = copy.deepcopy(module, memo)
     if hasattr(module, "_trainer"):
