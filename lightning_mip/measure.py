@@ -17,7 +17,7 @@ from torchmetrics import Metric
 
 from lightning_mip.batches import batch_size, check_batches, copied, inputs_of
 from lightning_mip.binding import bound
-from lightning_mip.callbacks.hypernetize import Hypernetize
+from lightning_mip.callbacks.hypernetize import plugin_of
 from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.evaluation import KEEP_BYTES
 from lightning_mip.hooks import overrides
@@ -287,7 +287,7 @@ def groups_of(batch: Any, by: By, samples: int | None) -> list[Any]:
 @contextmanager
 def at_h(model: Any, h: H, kept: Any) -> Iterator[Any]:
     """Run the network in ``model`` at ``h``, with the attributes that a plug-in binds; yields weights to be kept."""
-    plugin = _plugin(model)
+    plugin = plugin_of(getattr(model, "_trainer", None))
     with ExitStack() as undo:
         if is_hyper(model):
             undo.enter_context(replaced(model, {"_current": None}))
@@ -310,11 +310,6 @@ def output_of(model: Any) -> Callable[[Any, int], Any]:
     lightning = hasattr(model, "predict_step") and not overrides(model, "forward")
     network = the_injector(model).root if lightning else model
     return lambda batch, index: network(*inputs_of(network, batch))
-
-
-def _plugin(model: Any) -> Hypernetize | None:
-    trainer = getattr(model, "_trainer", None)
-    return next((c for c in getattr(trainer, "callbacks", ()) if isinstance(c, Hypernetize)), None)
 
 
 @contextmanager

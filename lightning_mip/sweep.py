@@ -17,7 +17,7 @@ from lightning.fabric.utilities.data import sized_len
 from torch import Tensor
 
 from lightning_mip.batches import batch_size
-from lightning_mip.callbacks.hypernetize import Hypernetize
+from lightning_mip.callbacks.hypernetize import plugin_of
 from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.evaluation import KEEP_BYTES, grid_of
 from lightning_mip.injection import injectors
@@ -144,9 +144,9 @@ def own_trainer(model: Any, **arguments: Any) -> Any:
     """A Trainer of the module's namespace for evaluation on one device, with the plug-in that it was used with."""
     base = [base for base in type(model).__mro__ if base.__name__ == "LightningModule"][-1]
     namespace = importlib.import_module(base.__module__.partition(".")[0])
-    plugins = [c for c in getattr(model._trainer, "callbacks", ()) if isinstance(c, Hypernetize)]
+    plugin = plugin_of(model._trainer)
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
-    return namespace.Trainer(devices=1, callbacks=plugins, **quiet, **arguments)
+    return namespace.Trainer(devices=1, callbacks=[plugin] if plugin else [], **quiet, **arguments)
 
 
 def grid_owner(model: Any, trainer: Any) -> Any:
@@ -158,7 +158,7 @@ def grid_owner(model: Any, trainer: Any) -> Any:
                 "one batch at other values inside `with model.at(h):`."
             )
         return model
-    plugin = next((callback for callback in trainer.callbacks if isinstance(callback, Hypernetize)), None)
+    plugin = plugin_of(trainer)
     if plugin is None:
         raise ValueError(
             f"{type(model).__name__} is no HyperLightningModule, and its Trainer has no Hypernetize among its "

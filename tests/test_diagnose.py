@@ -351,9 +351,13 @@ def test_a_network_without_an_optimizer_is_told_how_to_give_one() -> None:
 
 
 class Traces(Blend):
-    """Draws random numbers, and keeps the loss with its graph."""
+    """Draws random numbers, keeps the loss with its graph, and writes to that of the step before."""
+
+    last: Tensor | None = None
 
     def loss(self, batch: Any) -> Tensor:
+        if self.last is not None:
+            self.last.detach().zero_()
         self.last = super().loss(batch) + 0.1 * torch.rand(())
         return self.last
 
@@ -362,12 +366,13 @@ def test_the_module_stays_as_it_is(trainer: Trainers) -> None:
     model = fitted(trainer, make(Traces, hypernet=TRUNK), 1)
     model.primary.first.eval()
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
-    last, h, seed = model.last, model.h["lam"], torch.get_rng_state()
+    last, number, h, seed = model.last, float(model.last), model.h["lam"], torch.get_rng_state()
     one, two = mip.diagnose(model, DATA), mip.diagnose(model, DATA)
     assert one.to_json() == two.to_json()
     assert all(torch.equal(now, before[name]) for name, now in model.state_dict().items() if isinstance(now, Tensor))
     assert [m.training for m in model.modules()] == modes
     assert model.last is last
+    assert float(last) == number
     assert torch.equal(model.h["lam"], h)
     assert torch.equal(torch.get_rng_state(), seed)
 

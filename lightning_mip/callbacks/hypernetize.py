@@ -126,8 +126,8 @@ class Hypernetize(L.Callback):
             check_no_early_copy(trainer)
         if made_later:  # or made anew, as a setup may do at the beginning of each run
             # A partial, not a closure, so that a deepcopy of the module (weight averaging) attaches to the copy.
-            attach = functools.partial(self._attach_after, pl_module.configure_model, pl_module)
-            self._undo_setup.enter_context(replaced(pl_module, {"configure_model": attach}))
+            made = functools.partial(self._attach_after, pl_module.configure_model, pl_module)
+            self._undo_setup.enter_context(replaced(pl_module, {"configure_model": made}))
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Put the module's own methods back; the hypernetwork stays attached, and its training with the callback."""
@@ -267,7 +267,7 @@ class Hypernetize(L.Callback):
             plain = plain_checkpoint(checkpoint, *saved_hypernetwork(checkpoint), h, saved_bind(checkpoint))
             torch.save(plain, path)
             return
-        plugin = next((callback for callback in source.callbacks if isinstance(callback, Hypernetize)), None)
+        plugin = plugin_of(source)
         if plugin is None:
             raise ValueError("The Trainer has no Hypernetize among its callbacks; give the one that ran with it.")
         with tempfile.TemporaryDirectory() as folder:
@@ -339,3 +339,8 @@ class Hypernetize(L.Callback):
     def _at(self, pl_module: Any, h: Mapping[str, Tensor]) -> Iterator[None]:
         with self.injector.at(h), self._attributes_at(pl_module, h):
             yield
+
+
+def plugin_of(trainer: Any) -> Hypernetize | None:
+    """The plug-in among the callbacks of a Trainer; None without one, or without a Trainer."""
+    return next((each for each in getattr(trainer, "callbacks", ()) if isinstance(each, Hypernetize)), None)
