@@ -366,13 +366,13 @@ def test_the_module_stays_as_it_is(trainer: Trainers) -> None:
     model = fitted(trainer, make(Traces, hypernet=TRUNK), 1)
     model.primary.first.eval()
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
-    last, number, h, seed = model.last, float(model.last), model.h["lam"], torch.get_rng_state()
+    last, number, h, seed = model.last, model.last.item(), model.h["lam"], torch.get_rng_state()
     one, two = mip.diagnose(model, DATA), mip.diagnose(model, DATA)
     assert one.to_json() == two.to_json()
     assert all(torch.equal(now, before[name]) for name, now in model.state_dict().items() if isinstance(now, Tensor))
     assert [m.training for m in model.modules()] == modes
     assert model.last is last
-    assert float(last) == number
+    assert last.item() == number
     assert torch.equal(model.h["lam"], h)
     assert torch.equal(torch.get_rng_state(), seed)
 

@@ -93,7 +93,7 @@ def test_training_is_the_same_with_and_without_the_look(
     found = []
     for looks in (True, False):
         if not looks:
-            monkeypatch.setattr(mip.Hypernetize, "_warn_of_unread", lambda *_: None)
+            monkeypatch.setattr("lightning_mip.callbacks.hypernetize.warn_of_unread", lambda *_: None)
         L.seed_everything(0, verbose=False)
         module, logger = Traces(), CSVLogger(tmp_path, version=str(looks))
         runner = trainer(callbacks=[plugin()], logger=logger)
