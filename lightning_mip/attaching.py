@@ -73,7 +73,7 @@ def attach(
         pl_module.register_load_state_dict_pre_hook(start_from_plain)
     setattr(pl_module, BOUND, list(bound_paths))
     keep_on_each_rank(pl_module, bound_paths)
-    injector.bound = places_inside(pl_module, network, bound_paths)
+    injector.bound_places = places_inside(pl_module, network, bound_paths)
     return path, injector
 
 

@@ -17,11 +17,11 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_mip.batches import batch_size
 from lightning_mip.binding import BOUND, bound_at, like, values_at, written
-from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.checkpoints import GIVEN_AGAIN, plain_checkpoint, read_checkpoint, saved_bind, saved_hypernetwork
 from lightning_mip.example_inputs import example_inputs
 from lightning_mip.hypernetize import materialize
 from lightning_mip.injection import Injector, evaluated, the_injector
+from lightning_mip.is_hyper import is_hyper
 from lightning_mip.module import HyperLightningModule
 from lightning_mip.programs import Inputs, only_batch_size, write_onnx, write_torch_export
 from lightning_mip.shown import on_one_line, shown
@@ -245,8 +245,8 @@ def _attributes(source: nn.Module, injector: Injector, h: Mapping[str, Tensor], 
     saved = copy.deepcopy(dict(getattr(source, "hparams", {}))) if kind == "checkpoint" else {}
     return {
         path: value
-        for path, value in values_at(injector.bound, h).items()
-        if injector.bound[path][1] not in getattr(injector.bound[path][0], "_buffers", {})
+        for path, value in values_at(injector.bound_places, h).items()
+        if injector.bound_places[path][1] not in getattr(injector.bound_places[path][0], "_buffers", {})
         and not written(saved, path.removeprefix("hparams."), h[path])
     }
 
@@ -282,7 +282,7 @@ def _difference(
     if inputs is None:
         return _apart_most(_leaves(run.state_dict()), _leaves(plain.state_dict()))
     args, kwargs = inputs
-    at_h = injector.at(h), bound_at(injector.bound, h)
+    at_h = injector.at(h), bound_at(injector.bound_places, h)
     with torch.no_grad(), evaluated(injector.root), _buffers_of(plain, injector.root), at_h[0], at_h[1]:
         expected = _leaves(injector.root(*args, **kwargs))
     with torch.no_grad():

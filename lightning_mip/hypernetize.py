@@ -155,7 +155,7 @@ def materialize(
         # The memo stands in for both, so that the copy leaves the hypernetwork behind, also one that the root holds.
         memo = {id(injector): None, id(injector.hypernet): None, **_computed(injector.root)}
         plain = copy.deepcopy(injector.root, memo)
-        write_into(memo, injector.bound, given)
+        write_into(memo, injector.bound_places, given)
         _remove_hook(plain, None)
         # Torch copies the parameters of scripted modules as tensors that are not trained.
         for name, copied in plain.named_parameters():

@@ -49,7 +49,7 @@ class Injector:
         h: the values in force, or None.
         recipe: how the hypernetwork was made, so that a new one can be: arguments, or a function; None if not known.
         outside: called before each run outside of any block; None for nothing.
-        bound: component of ``h`` -> the attribute of the primary, or of what it holds, that the plug-in sets to it.
+        bound_places: component of ``h`` -> the attribute of the primary, or of what it holds, that the plug-in sets.
     """
 
     def __init__(self, root: nn.Module, hypernet: HyperNetwork, names: dict[str, list[str]]) -> None:
@@ -58,7 +58,7 @@ class Injector:
         self.h: Mapping[str, Tensor] | None = None
         self.recipe: Mapping[str, Any] | Callable[..., HyperNetwork] | None = None
         self.outside: Callable[[], None] | None = None
-        self.bound: dict[str, tuple[Any, str]] = {}
+        self.bound_places: dict[str, tuple[Any, str]] = {}
         self.frozen: list[str] = []
         self._generated: Generated | None = None
         self._paused = False

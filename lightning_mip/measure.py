@@ -18,10 +18,10 @@ from torchmetrics import Metric
 from lightning_mip.batches import batch_size, check_batches, copied, inputs_of
 from lightning_mip.binding import bound
 from lightning_mip.callbacks.hypernetize import plugin_of
-from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.evaluation import KEEP_BYTES
 from lightning_mip.hooks import overrides
 from lightning_mip.injection import evaluated, the_injector
+from lightning_mip.is_hyper import is_hyper
 from lightning_mip.probe import replaced
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from lightning_mip.callbacks.sample_h import is_hyper
+from lightning_mip.is_hyper import is_hyper
 from lightning_mip.sharding import check_whole_parameters
 from lightning_mip.ties import tie_across, tie_text
 

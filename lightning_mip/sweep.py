@@ -18,9 +18,9 @@ from torch import Tensor
 
 from lightning_mip.batches import batch_size
 from lightning_mip.callbacks.hypernetize import plugin_of
-from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.evaluation import KEEP_BYTES, grid_of
 from lightning_mip.injection import injectors
+from lightning_mip.is_hyper import is_hyper
 from lightning_mip.priors import MAX_POINTS
 from lightning_mip.probe import replaced
 from lightning_mip.shown import shown

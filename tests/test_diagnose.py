@@ -248,6 +248,30 @@ def test_a_warm_up_does_not_hide_the_step() -> None:
     assert report.step.lr == 1e-2
 
 
+class InGroups(InInit):
+    """A temperature with a large learning rate of its own stands first, then the network."""
+
+    def __init__(self, lam: float = 1.0, lr: float = 1e-3) -> None:
+        super().__init__(lam, lr)
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x) / self.temperature
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam([{"params": [self.temperature], "lr": 1.0}, {"params": [*self.net.parameters()]}], 1e-3)
+
+
+def test_the_hypernetworks_step_is_that_of_the_group_with_the_network(trainer: Trainers) -> None:
+    module = InGroups()
+    plugin = mip.Hypernetize("net", h={"hparams.lam": mip.Uniform(0, 3)}, eval_grid=2, **TRUNK)
+    trainer(callbacks=[plugin], max_epochs=1).fit(module, loader(), loader())
+    report = mip.diagnose(module, DATA, metric="val_loss")
+    assert report.step is not None
+    assert 1 < report.step.factor < 3
+    assert report.step.lr == 1e-3
+
+
 def test_dead_trunk_units_are_counted() -> None:
     model = make(Blend, hypernet={"hidden_sizes": (5, 4), "activation": nn.ReLU})
     with torch.no_grad():

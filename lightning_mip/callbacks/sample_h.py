@@ -11,17 +11,13 @@ from torch import Tensor
 from lightning_mip.draws import STRATEGIES
 from lightning_mip.finite import LossWatch
 from lightning_mip.injection import Injector, injectors, the_injector
+from lightning_mip.is_hyper import is_hyper
 from lightning_mip.positive import check_whole
 from lightning_mip.sharding import check_dense_gradients, check_whole_parameters
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 from lightning_mip.ties import tie_across, tie_text
 from lightning_mip.training import left_out, match
-
-
-def is_hyper(pl_module: Any) -> bool:
-    """Whether it is a HyperLightningModule, which this file cannot import, as it is imported there."""
-    return any(base.__name__ == "HyperLightningModule" for base in type(pl_module).__mro__)
 
 
 def injector_of(pl_module: Any, callback: L.Callback) -> Injector:

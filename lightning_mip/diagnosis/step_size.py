@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_mip.diagnosis.subject import Subject
-from lightning_mip.training import ids_in, match
+from lightning_mip.injection import Injector
+from lightning_mip.training import add_left_out, match
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -23,7 +24,7 @@ class StepSize:
 
     Attributes:
         optimizer: its class.
-        lr: its learning rate.
+        lr: its learning rate for the network.
         plain: root mean square movement of a number of the plain network, in units of the learning rate.
         hyper: the same of ``theta(h)``.
         tensors: generated tensor -> how many times as far it moves as in the plain network; None if it stays there.
@@ -51,20 +52,17 @@ def step_size(subject: Subject, h: Mapping[str, Tensor], batch: Any, make: MakeO
         make: makes the optimizer from parameters; None for the module's own ``configure_optimizers``.
         seed: of random numbers in the step.
     """
-    optimizer, plain = _moved(subject, h, batch, make, seed, plain=True)
-    _, hyper = _moved(subject, h, batch, make, seed, plain=False)
-    group = optimizer.param_groups[0]
-    lr = float(group["lr"])
+    optimizer, lr, plain = _moved(subject, h, batch, make, seed, plain=True)
+    *_, hyper = _moved(subject, h, batch, make, seed, plain=False)
     if not lr:
         raise ValueError(
-            f"{type(optimizer).__name__} has learning rate 0, expected more; give another, such as "
-            "optimizer=torch.optim.Adam."
+            f"{optimizer} has learning rate 0, expected more; give another, such as optimizer=torch.optim.Adam."
         )
     numbers = sum(tensor.numel() for tensor in plain.values())
     by_tensor = {name: (float(hyper[name].norm()), float(plain[name].norm())) for name in plain}
     of_hyper, of_plain = (sum(pair[k] ** 2 for pair in by_tensor.values()) ** 0.5 for k in (0, 1))
     return StepSize(
-        optimizer=type(optimizer).__name__,
+        optimizer=optimizer,
         lr=lr,
         plain=of_plain / numbers**0.5 / lr,
         hyper=of_hyper / numbers**0.5 / lr,
@@ -74,7 +72,7 @@ def step_size(subject: Subject, h: Mapping[str, Tensor], batch: Any, make: MakeO
 
 def _moved(
     subject: Subject, h: Mapping[str, Tensor], batch: Any, make: MakeOptimizer | None, seed: int, *, plain: bool
-) -> tuple[Optimizer, dict[str, Tensor]]:
+) -> tuple[str, float, dict[str, Tensor]]:
     own = subject.copy()
     injector = own.injector
     with torch.no_grad():
@@ -104,7 +102,17 @@ def _moved(
     with torch.no_grad(), injector.paused():
         parameters = {name: injector.root.get_parameter(name) for name in before}
         after = parameters if plain else injector.weights(h)
-    return optimizers[0], {name: (after[name] - weight).detach().float() for name, weight in before.items()}
+    moved = {name: (after[name] - weight).detach().float() for name, weight in before.items()}
+    return *_of_network(injector, optimizers), moved
+
+
+def _of_network(injector: Injector, optimizers: Iterable[Optimizer]) -> tuple[str, float]:
+    """Class and learning rate of the optimizer that trains the network, the first if none does."""
+    theta0 = set(map(id, injector.slots.theta0().values()))
+    pairs = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
+    holding = (pair for pair in pairs if not theta0.isdisjoint(map(id, pair[1]["params"])))
+    optimizer, group = next(holding, pairs[0])
+    return type(optimizer).__name__, float(group["lr"])
 
 
 def _optimizers(subject: Subject, make: MakeOptimizer | None) -> list[Optimizer]:
@@ -116,9 +124,7 @@ def _optimizers(subject: Subject, make: MakeOptimizer | None) -> list[Optimizer]
             f"{type(subject.module).__name__} makes no optimizer in configure_optimizers; give one, such as "
             "optimizer=torch.optim.Adam."
         )
-    given = ids_in(found)
-    missing = [p for p in trained if id(p) not in given]
-    found[0].param_groups[0]["params"].extend(missing)  # as the plug-in does at the start of a run
+    add_left_out(subject.module, subject.injector, found)  # as the plug-in does at the start of a run
     for optimizer in found:
         for group in optimizer.param_groups:
             group["lr"] = group.get("initial_lr", group["lr"])  # not that of the first step of a warm-up

@@ -20,10 +20,10 @@ from torchmetrics import Metric
 
 from lightning_mip.batches import copied
 from lightning_mip.binding import BOUND, bound
-from lightning_mip.callbacks.sample_h import is_hyper
 from lightning_mip.copies import without_graphs
 from lightning_mip.hooks import overrides
 from lightning_mip.injection import Injector, the_injector
+from lightning_mip.is_hyper import is_hyper
 from lightning_mip.probe import replaced
 from lightning_mip.space import HSpace
 
