@@ -1,26 +1,22 @@
 """Evaluation at every ``h`` of a grid through a LightningModule's own hooks, which know nothing of it.
 
-While a hook runs at one ``h``, the module holds the metrics and lists of that ``h``, and what it logs is renamed:
-``val_loss`` becomes ``val_loss/lam=0.25``. The mean over the grid is logged under the plain name, so checkpoints, early
-stopping and schedulers need no change.
+While a hook runs at one ``h``, the module is in the state of that ``h``, and what it logs is renamed: ``val_loss``
+becomes ``val_loss/lam=0.25``. The mean over the grid is logged under the plain name, so checkpoints, early stopping and
+schedulers need no change.
 """
 
 from __future__ import annotations
 
-import copy
-import operator
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import lightning as L
-from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torch import Tensor
+from torchmetrics import Metric
 
+from lightning_mip.apart import Apart
 from lightning_mip.batches import copied
-from lightning_mip.copies import is_numpy, with_values, without_graphs
 from lightning_mip.generation import Generated
 from lightning_mip.injection import Injector
 from lightning_mip.logged import result_of
@@ -32,21 +28,14 @@ from lightning_mip.space import HSpace
 KEEP_BYTES = 2**30
 # Evaluating each batch at more values of h than this deserves a word.
 _MANY = 100
-# Larger tensors and containers are data, not what an evaluation accumulates: it begins with little.
-_LARGE = 2**20
-# What every LightningModule has, of either namespace, and what a HyperLightningModule has; the rest is its author's.
-NOT_THE_AUTHORS = frozenset(vars(L.LightningModule())) | {
-    *("_hparams", "_hparams_name", "_hparams_initial"),
-    *("_current", "_draw_losses", "_draws", "_eval_grid", "_evaluation", "_grid", "_injector", "_predict_h"),
-    "_sampler",
-}
 
 
 class GridEvaluation:
-    """One evaluation run of a module on a grid of ``h``.
+    """Evaluation runs of a module on a grid of ``h``.
 
-    The module's attributes and its metrics exist once per grid point, with lists, tuples, dicts, sets and tensors
-    copied; at the end the module keeps the attributes of the middle point.
+    The module's attributes, its metrics, and what is in its lists, tuples, dicts, sets, deques, arrays, tensors and
+    generators exist once per grid point, from one run to the next, as they would in a module of its own. Between two
+    hooks, and after the run, the module is that of the middle point. What others set then, all points get.
 
     Args:
         module: the LightningModule.
@@ -64,11 +53,9 @@ class GridEvaluation:
     ) -> None:
         self.module, self.injector, self.grid, self.enter = module, injector, list(grid), enter
         self.labels = [injector.hypernet.space.label(h) for h in self.grid]
-        self._metrics = [key for key, _ in _metrics(module)]
-        self._states: list[_State] = []
-        self._outer: dict[str, Any] = {}
+        self._apart = Apart(module, len(self.grid))
         self._kept: dict[int, Generated] = {}
-        self._active = False
+        self._running = self._active = False
         self.watched = False
 
     @property
@@ -82,36 +69,34 @@ class GridEvaluation:
         A hook may write to its batch: all points but the last, whose writes are those of a run without a grid, get a
         copy of the arguments.
         """
-        if not self._states:  # not before: the module may have begun anew in on_validation_start
-            self._states = [self._state().clone() for _ in self.grid]
-            self._outer = _attributes(self.module)
-        self._follow()
+        if not self._running:  # not before: the module may have begun anew in on_validation_start
+            self._running = True
+            self._apart.begin()
+        self._apart.follow()
         logs = _Logs(self.module, self.labels)
         outputs = []
-        for index in range(len(self.grid)):
-            own = copied((args, kwargs)) if index + 1 < len(self.grid) else (args, kwargs)
-            with self._at(index, logs):
-                outputs.append(hook(*own[0], **own[1]))
+        try:
+            for index in range(len(self.grid)):
+                own = copied((args, kwargs)) if index + 1 < len(self.grid) else (args, kwargs)
+                with self._at(index, logs):
+                    outputs.append(hook(*own[0], **own[1]))
+        finally:
+            self._apart.rest()
         logs.log_means()
         return outputs
 
     def close(self) -> None:
-        """Leave the module its own metrics, and the lists and numbers of the middle grid point."""
-        if self._states:
-            own, middle = self._state().metrics, self._states[len(self._states) // 2]
-            memo: dict[int, Any] = {}
-            for key, metric in own.items():
-                parts = dict(metric.named_modules())
-                memo |= {id(m): parts[name] for name, m in middle.metrics[key].named_modules() if name in parts}
-            _State(own, _copied(middle.attributes, memo)).install(self.module)
+        """End a run."""
+        if self._running:
+            self._apart.end()
+        self._running = False
         self._kept.clear()
 
     @contextmanager
     def _at(self, index: int, logs: _Logs) -> Iterator[None]:
         h = self.grid[index]
-        outer = self._state()
+        self._apart.install(index)
         log = self.module.__dict__.get("log")
-        self._states[index].install(self.module)
         self._active = True
         self.module.__dict__["log"] = logs.at(index)
         try:
@@ -126,20 +111,21 @@ class GridEvaluation:
             if log is not None:  # of somebody who listens to what is logged
                 self.module.__dict__["log"] = log
             self._active = False
-            self._states[index] = self._state()
-            outer.install(self.module)
+            self._apart.note(index)
 
-    def _follow(self) -> None:
-        """Take over what others have set between two hooks, such as a callback."""
-        now = _attributes(self.module)
-        changed = {name: value for name, value in now.items() if value is not self._outer.get(name, self)}
-        for state in self._states:
-            state.attributes.update(_copied(changed, {}))
-        self._outer = now
 
-    def _state(self) -> _State:
-        metrics = {(owner, name): owner._modules[name] for owner, name in self._metrics}
-        return _State(metrics, _attributes(self.module))
+def evaluation_of(
+    earlier: GridEvaluation | None,
+    module: Any,
+    injector: Injector,
+    grid: Sequence[Mapping[str, Tensor]],
+    enter: Callable[[Mapping[str, Tensor]], Any] | None = None,
+) -> GridEvaluation:
+    """The evaluation of earlier runs, which has the states that they left, if it is on the same grid; or a new one."""
+    new = GridEvaluation(module, injector, grid, enter)
+    if earlier is None or (earlier.module, earlier.injector, earlier.labels) != (module, injector, new.labels):
+        return new
+    return earlier
 
 
 def grid_of(space: HSpace, given: int | Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
@@ -163,29 +149,6 @@ def grid_of(space: HSpace, given: int | Sequence[Mapping[str, Any]]) -> list[dic
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
-
-
-class _State:
-    """What a module accumulates during an evaluation: metrics by (owner, name), and its author's attributes."""
-
-    def __init__(self, metrics: dict[tuple[nn.Module, str], Any], attributes: dict[str, Any]) -> None:
-        self.metrics, self.attributes = metrics, attributes
-
-    def clone(self) -> _State:
-        """A fresh copy: metrics reset, containers and tensors copied."""
-        memo: dict[int, Any] = {}  # one for all, as what has two names is one thing
-        metrics = {key: _cloned(metric, memo) for key, metric in self.metrics.items()}
-        for metric in metrics.values():
-            metric.reset()
-        return _State(metrics, _copied(self.attributes, memo))
-
-    def install(self, module: nn.Module) -> None:
-        for name in _attributes(module):
-            if name not in self.attributes:
-                del module.__dict__[name]
-        module.__dict__.update(self.attributes)
-        for (owner, name), metric in self.metrics.items():
-            owner._modules[name] = metric
 
 
 class _Logs:
@@ -224,64 +187,6 @@ class _Logs:
                 mean = MeanOfMetrics(logged)
                 mean.update()
                 self.log(name, mean, **{**arguments, "metric_attribute": name})
-
-
-def _metrics(module: nn.Module) -> Iterator[tuple[tuple[nn.Module, str], nn.Module]]:
-    for name, child in module._modules.items():
-        if isinstance(child, (Metric, MetricCollection)):
-            yield (module, name), child
-        elif child is not None:
-            yield from _metrics(child)
-
-
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    return {name: value for name, value in vars(module).items() if name not in NOT_THE_AUTHORS}
-
-
-def _cloned(metric: Any, memo: dict[int, Any]) -> Any:
-    """Clone a metric, also one that holds a graph, as those of training may."""
-    for key, tensor in without_graphs(metric).items():
-        memo.setdefault(key, tensor)
-    return copy.deepcopy(metric, memo)
-
-
-# Not the copy of a batch: here large things are data, and what has two names, or holds itself, stays one thing.
-def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    """Copy what a step may fill in place, at every depth; the rest is shared.
-
-    Args:
-        value: what to copy.
-        memo: id -> copy, as of ``copy.deepcopy``.
-    """
-    if id(value) not in memo:
-        copies = _copy(value, memo)
-        if copies is value:
-            return value
-        memo[id(value)] = copies
-    return memo[id(value)]
-
-
-def _copy(value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, Metric):
-        return _cloned(value, memo)
-    if isinstance(value, Tensor):
-        return value if isinstance(value, nn.Parameter) or value.numel() > _LARGE else value.clone()
-    if is_numpy(value):
-        return copy.copy(value)
-    if not isinstance(value, (list, tuple, dict, set, deque)) or len(value) > _LARGE:
-        return value
-    if isinstance(value, tuple):
-        items = [_copied(item, memo) for item in value]
-        if all(map(operator.is_, items, value)):
-            return value
-        return with_values(value, items)
-    result = memo[id(value)] = copy.copy(value)  # unlike the method of a dict, of the same class
-    if isinstance(result, dict):
-        result.update({key: _copied(item, memo) for key, item in result.items()})
-    elif not isinstance(result, set):
-        result.clear()
-        result.extend(_copied(item, memo) for item in value)
-    return result
 
 
 def _check_labels(labels: Sequence[str]) -> None:

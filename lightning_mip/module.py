@@ -23,7 +23,7 @@ from lightning_mip.batches import batch_size, inputs_of
 from lightning_mip.callbacks.sample_h import SampleH
 from lightning_mip.checkpoints import GIVEN_AGAIN
 from lightning_mip.ensemble import Ensemble, ensemble
-from lightning_mip.evaluation import GridEvaluation, grid_of
+from lightning_mip.evaluation import GridEvaluation, evaluation_of, grid_of
 from lightning_mip.factories import called, check_makes
 from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetize import hypernetize
@@ -112,6 +112,7 @@ class HyperLightningModule(L.LightningModule):
         self._draw_losses: list[tuple[Tensor, Mapping[str, Tensor]]] = []
         self._current: dict[str, Tensor] | None = None
         self._evaluation: GridEvaluation | None = None
+        self._evaluated: GridEvaluation | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Wrap the steps that the subclass or a mix-in of it writes, so that each runs at the right ``h``."""
@@ -245,12 +246,11 @@ class HyperLightningModule(L.LightningModule):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the weights of the last call behind: they are no part of a copy."""
         self._injector.clear()
-        return super().__getstate__()
+        return {**super().__getstate__(), "_evaluation": None, "_evaluated": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin outside of any run."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._evaluation = None
         self.release_h()
 
     @contextmanager
@@ -347,7 +347,7 @@ class HyperLightningModule(L.LightningModule):
         self.release_h()
         forget_earlier(self)
         if self.h_from_batch is None:
-            self._evaluation = GridEvaluation(self, self._injector, self._grid)
+            self._evaluation = self._evaluated = evaluation_of(self._evaluated, self, self._injector, self._grid)
 
     def end_evaluation(self) -> None:
         """End it."""

@@ -19,8 +19,9 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_leaves, tree_map
 from torchmetrics import Metric
 
+from lightning_mip.apart import NOT_THE_AUTHORS, registered_metrics
+from lightning_mip.contents import is_kept, items_of
 from lightning_mip.copies import is_numpy
-from lightning_mip.evaluation import NOT_THE_AUTHORS
 
 # How deep, how many items of each container, and in arrays of how many bytes a description looks.
 _DEPTH, _ITEMS, _BYTES = 4, 1000, 2**20
@@ -87,29 +88,52 @@ def replaced(module: nn.Module, attributes: Mapping[str, Any]) -> Iterator[None]
         module.__dict__.update(hidden)
 
 
-def written_to(module: nn.Module, network: nn.Module) -> dict[str, Any]:
+def written_to(module: nn.Module, network: nn.Module, *, apart: bool = False) -> dict[Any, Any]:
     """Describe what a step may write to: descriptions made before and after it differ at the paths it wrote to.
 
     Those are attributes and buffers of the module and of the modules in it, metrics included, and of plain objects that
     they hold; not parameters, and nothing in ``network``.
+
+    Args:
+        module: the LightningModule.
+        network: the network in it.
+        apart: leave out what a grid of ``h`` keeps apart; keys are then (path, id of an object), and only what is there
+            before and after tells.
     """
     inside = {id(child) for child in network.modules()}
-    found: dict[str, Any] = {}
+    if apart:
+        inside |= {id(part) for _, metric in registered_metrics(module) for part in metric.modules()}
+    found: dict[Any, Any] = {}
     for prefix, child in module.named_modules():
         if id(child) not in inside:
             own = {name: value for name, value in vars(child).items() if name not in NOT_THE_AUTHORS}
-            for name, value in {**child._buffers, **own}.items():
-                found[f"{prefix}.{name}" if prefix else name] = _description(value, _DEPTH)
+            described = child._buffers if apart and child is module else {**child._buffers, **own}
+            for name, value in described.items():
+                path = f"{prefix}.{name}" if prefix else name
+                found[(path, 0) if apart else path] = _description(value, _DEPTH)
+            for name, value in own.items() if described is child._buffers else ():
+                found |= {(name, id(each)): _description(each, _DEPTH) for each in _not_apart(value)}
     return found
+
+
+def _not_apart(value: Any) -> Iterator[Any]:
+    """The objects in an attribute that a grid of ``h`` does not keep apart."""
+    if isinstance(value, (bool, int, float, str, type(None), Metric)):
+        return
+    if isinstance(value, tuple) or (is_kept(value) and not isinstance(value, Tensor)):
+        for item in items_of(value):
+            yield from _not_apart(item)
+    elif not is_kept(value):
+        yield value
 
 
 @contextmanager
 def watch(module: nn.Module, network: nn.Module) -> Iterator[None]:
     """Warn if a step that runs at every ``h`` of a grid writes to what the grid cannot keep apart."""
-    before = written_to(module, network)
+    before = written_to(module, network, apart=True)
     yield
-    after = written_to(module, network)
-    mixed = [name for name in after if after[name] != before.get(name)]
+    after = written_to(module, network, apart=True)
+    mixed = list(dict.fromkeys(key[0] for key in after if key in before and after[key] != before[key]))
     if mixed:
         rank_zero_warn(
             f"The step writes to {', '.join(mixed)}, which the grid of h cannot keep apart, so what is computed from "

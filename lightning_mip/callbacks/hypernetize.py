@@ -26,7 +26,7 @@ from lightning_mip.checkpoints import (
     saved_bind,
     saved_hypernetwork,
 )
-from lightning_mip.evaluation import GridEvaluation, grid_of
+from lightning_mip.evaluation import GridEvaluation, evaluation_of, grid_of
 from lightning_mip.finite import LossWatch
 from lightning_mip.hooks import GridHooks, evaluation_hooks, hooks_at, overrides
 from lightning_mip.injection import Injector
@@ -109,6 +109,7 @@ class Hypernetize(L.Callback):
         self._own: dict[str, Any] = {}
         self._probed = False
         self._watched: set[str] = set()
+        self._evaluated: GridEvaluation | None = None
         self._changes = ChangeWatch()
         self._losses = LossWatch()
 
@@ -251,7 +252,7 @@ class Hypernetize(L.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has nothing to undo."""
-        return {**self.__dict__, "_undo": ExitStack(), "_undo_setup": ExitStack(), "_own": {}}
+        return {**self.__dict__, "_undo": ExitStack(), "_undo_setup": ExitStack(), "_own": {}, "_evaluated": None}
 
     @staticmethod
     def export(source: Any, h: Mapping[str, Any], path: str | Path) -> None:
@@ -327,13 +328,12 @@ class Hypernetize(L.Callback):
             at = functools.partial(self._at, pl_module, self.space.center())
             self._undo.enter_context(replaced(pl_module, hooks_at(hooks, at)))
             return
-        evaluation = GridEvaluation(
-            pl_module, self.injector, self.grid, enter=functools.partial(self._attributes_at, pl_module)
-        )
-        on_grid = GridHooks(evaluation, watch=stage not in self._watched)
+        enter = functools.partial(self._attributes_at, pl_module)
+        self._evaluated = evaluation_of(self._evaluated, pl_module, self.injector, self.grid, enter)
+        on_grid = GridHooks(self._evaluated, watch=stage not in self._watched)
         self._watched.add(stage)
         self._undo.enter_context(replaced(pl_module, on_grid.wrap(hooks)))
-        self._undo.callback(evaluation.close)
+        self._undo.callback(self._evaluated.close)
 
     @contextmanager
     def _at(self, pl_module: Any, h: Mapping[str, Tensor]) -> Iterator[None]:
