@@ -27,8 +27,6 @@ HERE = Path(__file__).parent
 FIXED = "examples.pareto.task.FixedPreference"
 # Rays on the whole front, of which every fourth but the ends has a network of its own.
 RAYS, EVERY = 25, 4
-# Plain networks do better at it than at the hypernetwork's rate.
-OWN_RATE = ["--model.init_args.optimizer.init_args.lr", "1e-2"]
 # The reference of both hypervolumes is chance: the cross-entropy of equal probabilities, an accuracy of one in ten.
 WORST_LOSS, WORST_ACCURACY = math.log(CLASSES), 1 / CLASSES
 
@@ -74,9 +72,9 @@ def run(runs: Path, extra: Sequence[str]) -> Outcome:
     images, labels = hyper.datamodule.parts["test"].all()
     model = hyper.model.cpu()
     front = [measure(mip.materialize(model, preference=ray), images, labels, ray[0]) for ray in rays]
-    separate, own = [], [*OWN_RATE, *extra]
+    separate = []
     for ray in rays[EVERY:-1:EVERY]:
-        plain = fit_plain(config, runs, own, FIXED, f"preference_{ray[0]:.3f}", preference=ray)
+        plain = fit_plain(config, runs, extra, FIXED, f"preference_{ray[0]:.3f}", preference=ray)
         separate.append(measure(plain.model.primary.cpu(), images, labels, ray[0]))
     return Outcome(front, separate, images[:6], labels[:6])
 

@@ -44,7 +44,8 @@ class Seen:
 
 
 def trainer(case: Case, limits: dict[str, Any], *callbacks: L.Callback) -> L.Trainer:
-    """A quiet Trainer with the case's arguments, which validates at the end."""
+    """A quiet Trainer with the case's arguments on one core, which validates at the end."""
+    torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     arguments = {**case.trainer, **limits}
     return L.Trainer(

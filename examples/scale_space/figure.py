@@ -43,7 +43,7 @@ def draw(outcome: Outcome) -> Figure:
             draw_front(axes, outcome, cost)
             axes.set_xlabel(f"{unit} per image", color=GREY)
         left.axes[0].set_title("test Dice against cost", loc="left")
-        left.axes[0].legend(frameon=False, loc="lower right")
+        left.axes[0].legend(frameon=False, loc="best")
         draw_pictures(right, *outcome.pictures)
     return figure
 
