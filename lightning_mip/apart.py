@@ -138,11 +138,9 @@ class Apart:
         fresh = {id(thing): Kept(thing) for thing in reached if is_kept(thing) and id(thing) not in self._things}
         self._things |= fresh
         for state in self._states:
-            state.attributes = {
-                name: self._at_point(value, state) if name in changed else state.attributes[name]
-                for name, value in now.items()
-                if name in changed or name in state.attributes
-            }
+            # One that only this h has set is none that somebody has deleted.
+            own = {name: value for name, value in state.attributes.items() if name in now or name not in self._left}
+            state.attributes = own | {name: self._at_point(value, state) for name, value in changed.items()}
             contents = {key: self._content_at(kept.take(), state) for key, kept in fresh.items()}
             state.contents = {key: contents.get(key, state.contents.get(key)) for key in self._things}
         self._left = now

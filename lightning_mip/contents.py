@@ -14,6 +14,8 @@ from lightning_mip.copies import is_numpy
 
 # Larger tensors and containers are data, not what an evaluation accumulates: it begins with little.
 _LARGE = 2**20
+# So are arrays, which have no version, and are compared number by number.
+_LARGE_ARRAY = 2**16
 # Containers of more items are not looked into: they are data, too, such as a replay buffer.
 _MANY = 1000
 
@@ -23,7 +25,7 @@ def is_kept(value: Any) -> bool:
     if isinstance(value, Tensor):
         return not isinstance(value, nn.Parameter) and value.numel() <= _LARGE
     if is_numpy(value):
-        return hasattr(value, "shape") and value.ndim > 0 and value.size <= _LARGE
+        return hasattr(value, "shape") and value.ndim > 0 and value.size <= _LARGE_ARRAY
     return isinstance(value, torch.Generator) or (is_container(value) and len(value) <= _LARGE)
 
 

@@ -246,6 +246,21 @@ def test_what_a_callback_changes_between_hooks_is_changed_at_each_h(trainer: Tra
     assert at_each("beta", runner) == [2.0] * 3
 
 
+def test_what_only_one_h_sets_only_that_h_has(trainer: Trainers) -> None:
+    class Setting(Task):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            if self.h["lam"] > 0.5:
+                self.hard = True
+
+        def on_validation_epoch_end(self) -> None:
+            self.log("hard", float(hasattr(self, "hard")))
+
+    model, runner = grid_of_three(Setting), trainer(max_epochs=2)
+    runner.fit(model, loader(), loader())
+    assert at_each("hard", runner) == [0.0, 0.0, 1.0]
+    assert not hasattr(model, "hard")
+
+
 def test_a_generator_draws_the_same_at_each_h(trainer: Trainers) -> None:
     class Drawing(Task):
         def __init__(self, **arguments: Any) -> None:
