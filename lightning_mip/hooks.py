@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lightning_mip.evaluation import GridEvaluation
 from lightning_mip.probe import parameters_kept, watch
+from lightning_mip.wrapping import wraps
 
 # From the first one in which the weights of the evaluation are in place: weight averaging swaps them just before.
 _HOOKS = ("on_{}_epoch_start", "on_{}_batch_start", "{}_step", "on_{}_batch_end", "on_{}_epoch_end")
@@ -32,7 +32,7 @@ def hooks_at(hooks: Hooks, at: Callable[[], AbstractContextManager[Any]]) -> Hoo
     """Make each hook run inside a context."""
 
     def wrap(hook: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(hook)
+        @wraps(hook)
         def run(*args: Any, **kwargs: Any) -> Any:
             with at():
                 return hook(*args, **kwargs)
@@ -64,7 +64,7 @@ class GridHooks:
     def _wrapped(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
         run = self._step if name.endswith("_step") else self._batch_end if name.endswith("_batch_end") else self._run
 
-        @functools.wraps(hook)
+        @wraps(hook)
         def on_grid(*args: Any, **kwargs: Any) -> Any:
             if self.evaluation.active:  # called by another hook
                 return hook(*args, **kwargs)

@@ -13,6 +13,7 @@ from lightning_mip.batches import copied, split_batch
 from lightning_mip.callbacks.sample_h import SampleH
 from lightning_mip.logged import result_of
 from lightning_mip.probe import parameters_kept, replaced, watch
+from lightning_mip.wrapping import wraps
 
 if TYPE_CHECKING:
     from lightning_mip.module import HyperLightningModule
@@ -23,7 +24,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 def on_draws(step: _Method) -> _Method:
     """Run the user's step once, or once per draw on a part of the batch."""
 
-    @functools.wraps(step)
+    @wraps(step)
     def run(self: HyperLightningModule, batch: Any, *args: Any, **kwargs: Any) -> Any:
         draws = self._draws
         if len(draws) < 2 or self._injector.active:
@@ -70,7 +71,7 @@ class _DrawLogs:
 def on_grid(step: _Method) -> _Method:
     """Run the user's hook at every ``h`` of the grid, or at the batch's own ``h``."""
 
-    @functools.wraps(step)
+    @wraps(step)
     def run(self: HyperLightningModule, *args: Any, **kwargs: Any) -> Any:
         evaluation = self._evaluation
         if evaluation is None or evaluation.active:
@@ -89,7 +90,7 @@ def on_grid(step: _Method) -> _Method:
 def on_outputs_of_grid(hook: _Method) -> _Method:
     """Run the user's ``on_*_batch_end`` like the step before it, with the output of each ``h``."""
 
-    @functools.wraps(hook)
+    @wraps(hook)
     def run(self: HyperLightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any) -> None:
         evaluation = self._evaluation
         if evaluation is None or evaluation.active:
@@ -105,7 +106,7 @@ def on_outputs_of_grid(hook: _Method) -> _Method:
 def at_predict_h(step: _Method) -> _Method:
     """Run the user's step at ``predict_h``."""
 
-    @functools.wraps(step)
+    @wraps(step)
     def run(self: HyperLightningModule, batch: Any, *args: Any, **kwargs: Any) -> Any:
         if self._injector.active:  # called by another step, or by hand inside `at`
             return step(self, batch, *args, **kwargs)
@@ -128,7 +129,7 @@ def at_predict_h(step: _Method) -> _Method:
 def with_sampler(configure_callbacks: _Method) -> _Method:
     """Add `SampleH` to what the user's hook returns, unless the user gave one there or to the Trainer."""
 
-    @functools.wraps(configure_callbacks)
+    @wraps(configure_callbacks)
     def run(self: HyperLightningModule) -> list[L.Callback]:
         found = configure_callbacks(self)
         callbacks = [callback for callback in _listed(found) if callback is not self._sampler]
