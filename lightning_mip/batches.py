@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset
 
-from lightning_mip.copies import is_numpy, with_values
+from lightning_mip.copies import fields_of, is_numpy, with_values
 from lightning_mip.selection import listing
 from lightning_mip.shown import shown
 
@@ -43,22 +45,48 @@ def inputs_of(network: nn.Module, batch: Any) -> tuple[Any, ...]:
 
 
 def copied(batch: Any) -> Any:
-    """A batch whose tensors and containers a step may write to, and the given one stays as it is."""
+    """A batch whose tensors, containers and objects a step may write to, and the given one stays as it is."""
+    return _copied(batch, {})
+
+
+def _copied(item: Any, objects: dict[int, Any]) -> Any:
+    """Copy an item of a batch.
+
+    Args:
+        item: what to copy.
+        objects: id -> copy of those that hold the item, which may hold them again.
+    """
     # Asked of the class, as a mapping's attributes may be its items.
-    if hasattr(type(batch), "clone"):  # a tensor, or what stands for several: a TensorDict, a graph
-        return batch.clone()
-    if is_numpy(batch):
-        return copy.copy(batch)
-    if isinstance(batch, MutableMapping):
-        return _with_items(batch, {key: copied(value) for key, value in batch.items()})
-    if isinstance(batch, (list, tuple)):
-        return with_values(batch, [copied(value) for value in batch])
-    if _is_record(batch):
-        record: Any = copy.copy(batch)
-        for field in dataclasses.fields(batch):
-            object.__setattr__(record, field.name, copied(getattr(batch, field.name)))  # also where it is frozen
-        return record
-    return batch
+    if hasattr(type(item), "clone"):  # a tensor, or what stands for several: a TensorDict, a graph
+        return item.clone()
+    if is_numpy(item):
+        return copy.copy(item)
+    if isinstance(item, MutableMapping):
+        return _with_items(item, {key: _copied(value, objects) for key, value in item.items()})
+    if isinstance(item, (list, tuple)):
+        return with_values(item, [_copied(value, objects) for value in item])
+    if id(item) in objects:
+        return objects[id(item)]
+    if not (_is_record(item) or _holds_samples(item)):
+        return item
+    result = _new(item)
+    inside = {**objects, id(item): result}
+    for name, value in fields_of(item).items():
+        object.__setattr__(result, name, _copied(value, inside))  # also where it is frozen
+    return result
+
+
+def _holds_samples(item: Any, depth: int = 2) -> bool:
+    """Whether it is an object with tensors, in its attributes or those of an object in it: no module, no data set."""
+    if depth == 0 or callable(item) or isinstance(item, Dataset):
+        return False
+    return any(_is_array(leaf) or _holds_samples(leaf, depth - 1) for leaf in tree_leaves(fields_of(item)))
+
+
+def _new(item: Any) -> Any:
+    """An object of the same class, whose attributes are set next."""
+    # A copy is asked for a method while it is empty, which a `__getattr__` may not stand.
+    return object.__new__(type(item)) if hasattr(type(item), "__getattr__") else copy.copy(item)
 
 
 def _with_items(mapping: MutableMapping[Any, Any], items: dict[Any, Any]) -> MutableMapping[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,15 @@ def is_numpy(value: Any) -> bool:
 def with_values(sequence: Any, values: Iterable[Any]) -> Any:
     """A list or tuple of the same class, which may be that of a named tuple."""
     return type(sequence)(*values) if hasattr(sequence, "_fields") else type(sequence)(values)
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """Attributes of an object, also in slots."""
+    own, kind = dict(getattr(value, "__dict__", {})), type(value)
+    if kind.__module__.partition(".")[0] in sys.stdlib_module_names:  # paths keep in slots what they were asked
+        return own
+    slots = [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]
+    return own | {name: getattr(value, name) for name in slots if not name.startswith("__") and hasattr(value, name)}
 
 
 def without_graphs(module: nn.Module) -> dict[int, Any]:

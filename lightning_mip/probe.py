@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,7 @@ from torchmetrics import Metric
 
 from lightning_mip.apart import NOT_THE_AUTHORS, registered_metrics
 from lightning_mip.contents import is_kept, items_of
-from lightning_mip.copies import is_numpy
+from lightning_mip.copies import fields_of, is_numpy
 
 # How deep, how many items of each container, and in arrays of how many bytes a description looks.
 _DEPTH, _ITEMS, _BYTES = 4, 1000, 2**20
@@ -229,18 +228,7 @@ def _description(value: Any, depth: int) -> Any:
         return id(value), [_description(vars(metric), depth - 1) for metric in metrics]
     if callable(value) or _of_lightning(value):
         return id(value)
-    return id(value), {name: _description(item, depth - 1) for name, item in _fields(value).items()}
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    """Attributes of an object, also of one that has slots."""
-    if hasattr(value, "__dict__"):
-        return dict(vars(value))
-    kind = type(value)
-    if kind.__module__.partition(".")[0] in sys.stdlib_module_names:  # paths keep in theirs what they were asked
-        return {}
-    slots = [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]
-    return {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    return id(value), {name: _description(item, depth - 1) for name, item in fields_of(value).items()}
 
 
 def _of_lightning(value: Any) -> bool:

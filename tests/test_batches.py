@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
+from torch.utils.data import Dataset
 
 from lightning_mip.batches import batch_size, copied, split_batch
 
@@ -138,6 +140,30 @@ class Graph:
         return Graph(self.x.clone())
 
 
+class Ordinary:
+    """Of a class of somebody's own."""
+
+    def __init__(self, x: Any, **others: Any) -> None:
+        self.x = x
+        self.__dict__.update(others)
+
+
+class Delegating(Ordinary):
+    """Has the attributes of another object, which it needs to have itself."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.other, name)
+
+
+class Slotted:
+    """Has no ``__dict__``."""
+
+    __slots__ = ("x",)
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
 class AttrDict(dict[str, Any]):
     """A mapping whose items are its attributes, and whose others are errors of its own."""
 
@@ -188,6 +214,38 @@ def test_what_is_written_to_a_copy_does_not_reach_the_batch() -> None:
     assert torch.equal(batch["graph"].x, X)
     assert torch.equal(batch["record"].image, X)
     assert batch["names"] == ["a"]
+
+
+@pytest.mark.parametrize("kind", [Ordinary, Slotted, SimpleNamespace, lambda x: Delegating(x, other=None)])
+def test_nor_does_what_is_written_to_a_copy_of_an_object(kind: Any) -> None:
+    batch = kind(x=X.clone())
+    changed, bound = copied(batch), copied(batch)
+    assert type(changed) is type(batch)
+    changed.x.zero_()
+    bound.x = Y
+    assert torch.equal(batch.x, X)
+
+
+def test_objects_in_objects_and_containers_are_copied_too_and_may_hold_each_other() -> None:
+    inner = SimpleNamespace(pair=[X.clone()])
+    inner.outer = batch = Ordinary(inner)
+    copy = copied(batch)
+    copy.x.pair[0].zero_()
+    assert copy.x is not inner
+    assert copy.x.outer is copy
+    assert torch.equal(inner.pair[0], X)
+
+
+class Data(Dataset[Tensor]):
+    """All samples."""
+
+    def __init__(self) -> None:
+        self.samples = X
+
+
+@pytest.mark.parametrize("shared", [nn.Linear(2, 2), Data(), Ordinary("name"), torch.relu, Ordinary])
+def test_what_holds_no_samples_of_a_batch_is_shared_with_its_copy(shared: Any) -> None:
+    assert copied(Ordinary(X, other=shared)).other is shared
 
 
 @pytest.mark.parametrize(
