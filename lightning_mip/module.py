@@ -36,7 +36,7 @@ from lightning_mip.per_sample import run_per_sample
 from lightning_mip.positive import check_whole
 from lightning_mip.priors import Prior
 from lightning_mip.space import HSpace
-from lightning_mip.steps import at_predict_h, check_own_steps, with_sampler, wrap_steps
+from lightning_mip.steps import at_predict_h, check_own_steps, with_draws, with_sampler, wrap_steps
 
 
 class HyperLightningModule(L.LightningModule):
@@ -105,7 +105,7 @@ class HyperLightningModule(L.LightningModule):
         self.eval_grid, self.predict_h = eval_grid, predict_h
         self.draws_per_batch, self.per_sample, self.h_from_batch = draws_per_batch, per_sample, h_from_batch
         self._injector = the_injector(primary)
-        # The value in force where nothing draws one: learning rate finder, model summary, a call by hand.
+        # The value in force where nothing draws one: model summary, a call by hand.
         self._injector.h = space.center()
         self._sampler = SampleH()
         self._draws: list[dict[str, Tensor]] = []
@@ -198,6 +198,10 @@ class HyperLightningModule(L.LightningModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """Add `SampleH` unless the user gave one."""
         return []
+
+    @with_draws
+    def on_train_start(self) -> None:
+        """See to it that a search for a learning rate or a batch size draws ``h``."""
 
     def save_hyperparameters(
         self,

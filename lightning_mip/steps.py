@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import lightning as L
 
 from lightning_mip.batches import copied, split_batch
-from lightning_mip.callbacks.sample_h import SampleH
+from lightning_mip.callbacks.sample_h import SampleH, SampleHInSearch
 from lightning_mip.logged import result_of
 from lightning_mip.probe import parameters_kept, replaced, watch
 from lightning_mip.wrapping import wraps
@@ -139,6 +139,21 @@ def with_sampler(configure_callbacks: _Method) -> _Method:
     return run  # type: ignore[return-value]
 
 
+def with_draws(on_train_start: _Method) -> _Method:
+    """Draw ``h`` also in the searches of Lightning that train without the callbacks of the Trainer."""
+
+    @wraps(on_train_start)
+    def run(self: HyperLightningModule) -> None:
+        trainer: Any = self.trainer
+        if not any(isinstance(callback, SampleH) for callback in trainer.callbacks):
+            sampler = SampleHInSearch()
+            sampler.on_fit_start(trainer, self)
+            trainer.callbacks = [*trainer.callbacks, sampler]  # a search puts the others back when it ends
+        on_train_start(self)
+
+    return run  # type: ignore[return-value]
+
+
 # What HyperLightningModule does to the methods that a subclass writes.
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "training_step": on_draws,
@@ -154,6 +169,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "on_test_batch_end": on_outputs_of_grid,
     "predict_step": at_predict_h,
     "configure_callbacks": with_sampler,
+    "on_train_start": with_draws,
 }
 
 
@@ -175,7 +191,7 @@ def wrap_steps(kind: type, base: type) -> None:
 def check_own_steps(module: Any) -> None:
     """Raise AttributeError for a step that is an attribute of the instance, where nothing wraps it."""
     # What runs a step of the class, compiled or in a wrapper, is right, as is one that runs at the one h of a batch.
-    right = {"configure_callbacks"} if module.draws_per_batch > 1 else {"configure_callbacks", "training_step"}
+    right = {"configure_callbacks", "on_train_start"} | (set() if module.draws_per_batch > 1 else {"training_step"})
     found = {name: _inside(vars(module)[name]) for name in WRAPPERS if name in vars(module) and name not in right}
     of_class = (_OWN, "_torchdynamo_orig_callable")
     name = next((name for name, step in found.items() if not any(hasattr(step, mark) for mark in of_class)), None)

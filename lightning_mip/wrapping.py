@@ -13,9 +13,9 @@ def wraps(hook: Callable[..., Any]) -> Callable[[_Hook], _Hook]:
     """Do as ``functools.wraps``, also for a hook that is wrapped already, such as by ``torch.no_grad()``."""
 
     def mark(wrapper: _Hook) -> _Hook:
-        marked = functools.wraps(hook)(wrapper)
+        functools.update_wrapper(wrapper, hook)
         # Lightning looks for the arguments in what one wrapper is around, not deeper.
-        marked.__wrapped__ = getattr(hook, "__wrapped__", hook)  # type: ignore[attr-defined]
-        return marked  # type: ignore[return-value]
+        wrapper.__wrapped__ = getattr(hook, "__wrapped__", hook)  # type: ignore[attr-defined]
+        return wrapper
 
     return mark

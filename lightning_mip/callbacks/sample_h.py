@@ -48,7 +48,8 @@ class SampleH(L.Callback):
     """Draws ``h`` for each training batch of a `HyperLightningModule`, which adds it unless it is given.
 
     The draw is a function of (seed, rank, training batch counter): a resumed run draws what it would have drawn, on
-    every rank, and there is no state to save. The current values appear in the progress bar.
+    every rank, and there is no state to save. The current values appear in the progress bar. The counter of a new
+    Trainer begins at zero, so of several short runs give each another ``seed``: else all draw the same few values.
 
     Args:
         seed: seed of the draws.
@@ -149,3 +150,13 @@ class SampleH(L.Callback):
         if is_hyper(pl_module):
             pl_module.end_evaluation()
             pl_module.release_h()
+
+
+class SampleHInSearch(SampleH):
+    """Draws in a search for a learning rate or a batch size, which sees to losses that are not finite itself."""
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
+        """Leave the loss to the search."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Leave the weights to it."""

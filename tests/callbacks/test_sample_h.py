@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder, TQDMProgressBar
+from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
@@ -209,22 +211,86 @@ def test_two_fits_with_one_trainer_have_one_sampler(trainer: Trainers) -> None:
     assert sum(isinstance(callback, mip.SampleH) for callback in runner.callbacks) == 1
 
 
-def test_the_learning_rate_finder_runs_at_the_center_and_leaves_the_sequence_alone(trainer: Trainers) -> None:
-    class Tunable(Task):
-        def __init__(self, **arguments: Any) -> None:
-            super().__init__(**arguments)
-            self.lr = 1e-3
+class Tunable(Task):
+    """Lets Lightning search for its learning rate."""
 
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), self.lr)
+    lr = 1e-3
 
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.__dict__.setdefault("_seen", []).append((self.h["lam"].tolist(), len(batch[0]), self.hypernet.family))
+        return super().training_step(batch, batch_idx)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), self.lr)
+
+
+class TunablePerSample(Tunable):
+    """With an h for each sample, and a batch size to search for as well."""
+
+    batch_size = 2
+
+    def loss(self, batch: Any) -> Tensor:
+        lam = self.h["lam"]
+        assert lam.ndim == 0 or lam.shape == (len(batch[0]),)
+        return (lam * (self(batch[0]) - batch[1]).square().mean(1)).mean()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.__dict__.setdefault("_seen", []).append(tuple(self.h["lam"].shape))
+        return self.loss(batch)
+
+    def train_dataloader(self) -> Any:
+        return loader(batch_size=self.batch_size)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch))
+
+    def val_dataloader(self) -> Any:
+        return loader(batch_size=3, seed=1)
+
+
+def test_the_learning_rate_finder_draws_and_leaves_the_sequence_alone(trainer: Trainers) -> None:
     model = make(Tunable)
     finder = LearningRateFinder(num_training_steps=5, min_lr=1e-4, max_lr=1e-3)
-    trainer(callbacks=[finder], enable_checkpointing=True).fit(model, loader())
+    runner = trainer(callbacks=[finder], enable_checkpointing=True)
+    runner.fit(model, loader())
     searched = len(drawn(model)) - 2 * BATCHES
     assert searched > 0
-    assert drawn(model)[:searched] == [0.5] * searched
+    assert drawn(model)[:searched] == sequence(model, searched)
     assert drawn(model)[searched:] == sequence(model, 2 * BATCHES)
+    assert {family for _, _, family in model.__dict__["_seen"]} == {"sgd"}
+    assert [type(callback) for callback in runner.callbacks].count(mip.SampleH) == 1
+
+
+def test_a_search_draws_as_often_as_training(trainer: Trainers) -> None:
+    model, steps = make(Tunable, draws_per_batch=2), 12
+    Tuner(trainer(enable_checkpointing=True)).lr_find(model, loader(64), num_training=steps)
+    lams = [model.space.sample(seed=0, step=step, n=2)["lam"].tolist() for step in range(steps)]
+    assert [(lam, size) for lam, size, _ in model.__dict__["_seen"]] == [(lam, 2) for pair in lams for lam in pair]
+
+
+def test_a_search_gives_each_sample_its_own_h(trainer: Trainers) -> None:
+    model = make(TunablePerSample, per_sample=True)
+    Tuner(trainer(enable_checkpointing=True)).lr_find(model, num_training=8)
+    assert model.__dict__.pop("_seen") == [(2,)] * 8
+    size = Tuner(trainer(enable_checkpointing=True)).scale_batch_size(model, max_trials=2, steps_per_trial=2)
+    assert size == 4
+    assert model.__dict__["_seen"] == [(2,)] * 2 + [(4,)] * 2
+    assert model.h["lam"] == 0.5  # the center again
+
+
+def test_a_search_sees_to_infinite_losses_itself(trainer: Trainers) -> None:
+    class Infinite(Tunable):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) * (math.inf if batch_idx == 12 else 1)
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            self.zero_grad()
+
+    tuner = Tuner(trainer(enable_checkpointing=True))
+    found = tuner.lr_find(make(Infinite), loader(128), num_training=16, early_stop_threshold=None)
+    assert found is not None
+    assert len(found.results["loss"]) == 16
+    assert math.isinf(found.results["loss"][12])
 
 
 class Watched(TQDMProgressBar):

@@ -22,6 +22,11 @@ Quantization-aware layers and those of a dtype of their own are trained in that 
 is in float32, as rounding is what they do. `compile` is by the `aot_eager` backend, and by inductor for a few rows.
 That the second `h` does not compile anything again is checked where torch makes one graph of the network; of these
 rows it makes several, with Python between them, and nothing is checked: {in_parts}.
+
+Lightning's searches for a learning rate or a batch size (`Tuner`, `LearningRateFinder`, `BatchSizeFinder`) run without
+the callbacks of the Trainer. A `HyperLightningModule` draws `h` in them all the same. With the plug-in, the network
+runs at one `h`, the center of the priors, beside the module's own hyperparameters. So what is found is the rate of the
+plain network, which is the one to use, as rates are matched ([why](update_matching.md)).
 """
 
 
