@@ -61,7 +61,8 @@ class HyperLightningModule(L.LightningModule):
         predict_h: ``h`` of ``predict_step``; None for the center of the priors, ``"grid"`` for a dict of the outputs
             at all values of ``eval_grid``.
         draws_per_batch: K > 1 splits each training batch in K parts, each with its own ``h``; the loss is the mean over
-            the samples. Less variance of the gradient from the same number of samples.
+            the samples. Less variance of the gradient from the same number of samples. Of the dicts that
+            ``training_step`` returns, tensors with a value per sample are joined; other entries are the last part's.
         per_sample: give each training sample its own ``h``, by ``torch.vmap``; ``self.h["lam"]`` has shape (B,).
         h_from_batch: take ``h`` from the batch instead of drawing it: a function of the batch that returns a mapping,
             or the key of the batch that holds one. Evaluation then runs once per batch, at its own ``h``.

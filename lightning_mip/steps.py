@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import lightning as L
+import torch
+from torch import Tensor
 
 from lightning_mip.batches import copied, split_batch
 from lightning_mip.callbacks.sample_h import SampleH, SampleHInSearch
@@ -29,7 +31,7 @@ def on_draws(step: _Method) -> _Method:
         draws = self._draws
         if len(draws) < 2 or self._injector.active:
             return step(self, batch, *args, **kwargs)
-        losses, sizes = [], []
+        outputs, losses, sizes = [], [], []
         self._draw_losses = []
         logs = _DrawLogs(self)
         for draw, (h, (part, size)) in enumerate(zip(draws, split_batch(batch, len(draws)), strict=True)):
@@ -39,12 +41,27 @@ def on_draws(step: _Method) -> _Method:
                 if loss is not None:
                     self._injector.keep_for_backward(loss)
                     self._draw_losses.append((loss.detach(), h))
+                    outputs.append(output)
                     losses.append(loss * size)
                     sizes.append(size)
         logs.log_means()
-        return sum(losses) / sum(sizes) if losses else None
+        mean = sum(losses) / sum(sizes) if losses else None
+        in_dicts = outputs and all(isinstance(output, Mapping) for output in outputs)
+        return {**_joined(outputs, sizes), "loss": mean} if in_dicts else mean
 
     return run  # type: ignore[return-value]
+
+
+def _joined(outputs: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> dict[str, Any]:
+    """The outputs of the parts as one: tensors of all their samples, and what else the last part has returned."""
+
+    def join(name: str, last: Any) -> Any:
+        parts = [output.get(name) for output in outputs]
+        shapes = [getattr(part, "shape", None) for part in parts]
+        whole = isinstance(last, Tensor) and last.ndim and shapes == [(size, *last.shape[1:]) for size in sizes]
+        return torch.cat(parts) if whole else last
+
+    return {name: join(name, last) for name, last in outputs[-1].items()}
 
 
 class _DrawLogs:

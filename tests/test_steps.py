@@ -173,6 +173,28 @@ def test_a_step_may_return_a_dict_or_skip_a_part(trainer: Trainers, form: str) -
     assert_close(model, before if form == "all skipped" else expected)
 
 
+@pytest.mark.parametrize("draws", [1, 2, 3])
+def test_a_dict_holds_the_samples_of_all_parts(trainer: Trainers, draws: int) -> None:
+    class Returning(Evaluated):
+        def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+            x, y = batch
+            longest = torch.zeros(len(x), len(x))  # of another shape in each part
+            return {"loss": self.loss(batch), "y": y, "size": len(x), "pair": torch.ones(2), "longest": longest}
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.__dict__.setdefault("_ends", []).append((outputs, batch))
+
+    model = make(Returning, draws_per_batch=draws)
+    trainer(max_epochs=1).fit(model, loader(10, 5), loader(seed=1))
+    for outputs, (x, y) in model.__dict__["_ends"]:
+        last = len(x) - len(x) * (draws - 1) // draws
+        assert outputs.keys() == {"loss", "y", "size", "pair", "longest"}
+        assert torch.equal(outputs["y"], y)
+        assert outputs["size"] == last
+        assert torch.equal(outputs["pair"], torch.ones(2))
+        assert outputs["longest"].shape == (last, last)
+
+
 def test_a_sub_subclass_that_calls_super_runs_once_per_draw(trainer: Trainers) -> None:
     class More(Drawing):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

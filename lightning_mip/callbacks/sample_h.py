@@ -44,6 +44,17 @@ def show_in_progress_bar(trainer: L.Trainer, h: dict[str, Tensor]) -> None:
     trainer.progress_bar_metrics.update({f"h/{name}": float(value) for name, value in h.items() if value.ndim == 0})
 
 
+def _check_optimization(pl_module: Any) -> None:
+    """Refuse to split the batches of a step that would then take a step of the optimizer for each part."""
+    if pl_module.draws_per_batch > 1 and not pl_module.automatic_optimization:
+        raise MisconfigurationException(
+            f"draws_per_batch={pl_module.draws_per_batch} runs training_step on each part of a batch, but that of "
+            f"{type(pl_module).__name__} steps the optimizer itself (automatic_optimization=False), so each part would "
+            "be a step of its own; leave draws_per_batch out, take batches as small as the parts, and step the "
+            f"optimizer after every {pl_module.draws_per_batch} of them."
+        )
+
+
 class SampleH(L.Callback):
     """Draws ``h`` for each training batch of a `HyperLightningModule`, which adds it unless it is given.
 
@@ -79,6 +90,7 @@ class SampleH(L.Callback):
         check_whole_parameters(trainer, pl_module)
         if stage == "fit":
             check_dense_gradients(trainer, pl_module._injector)
+            _check_optimization(pl_module)
         pl_module._wrap_steps()
         tie = tie_across(pl_module, pl_module._injector.root, pl_module._injector.names)
         if tie is not None:

@@ -345,6 +345,14 @@ def test_the_sampler_copies_and_holds_no_state(trainer: Trainers) -> None:
     assert sampler.state_dict() == {}
 
 
+class Manual(Task):
+    """Steps its optimizer itself."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.automatic_optimization = False
+
+
 def _tied() -> Any:
     model = make()
     model.decoder = nn.Linear(3, 5)
@@ -371,6 +379,13 @@ def _tied() -> Any:
             MisconfigurationException,
             "4 parameters of the hypernetwork are in no optimizer, so they would never be trained; give "
             "self.parameters() to the optimizer, or freeze them by model.hypernet.requires_grad_(False).",
+        ),
+        (
+            lambda trainer: trainer().fit(make(Manual, draws_per_batch=4), loader()),
+            MisconfigurationException,
+            "draws_per_batch=4 runs training_step on each part of a batch, but that of Manual steps the optimizer "
+            "itself (automatic_optimization=False), so each part would be a step of its own; leave draws_per_batch "
+            "out, take batches as small as the parts, and step the optimizer after every 4 of them.",
         ),
         (
             lambda trainer: trainer().fit(_tied(), loader()),
