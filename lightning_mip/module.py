@@ -32,9 +32,10 @@ from lightning_mip.injection import evaluated, the_injector
 from lightning_mip.logged import forget_earlier
 from lightning_mip.only_imported import only_imported
 from lightning_mip.own_arguments import arguments_of, is_plain
-from lightning_mip.per_sample import run_per_sample
+from lightning_mip.per_sample import refuse_alone, run_per_sample
 from lightning_mip.positive import check_whole
 from lightning_mip.priors import Prior
+from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 from lightning_mip.steps import at_predict_h, check_own_steps, with_draws, with_sampler, wrap_steps
 
@@ -93,6 +94,13 @@ class HyperLightningModule(L.LightningModule):
         if draws_per_batch < 1 or (draws_per_batch > 1 and (per_sample or h_from_batch is not None)):
             raise ValueError(
                 f"draws_per_batch is {draws_per_batch}, expected at least 1, and 1 with per_sample or h_from_batch."
+            )
+        if not isinstance(per_sample, bool):
+            raise TypeError(f"per_sample is {shown(per_sample)}, expected True or False.")
+        if not (h_from_batch is None or isinstance(h_from_batch, (str, int)) or callable(h_from_batch)):
+            raise TypeError(
+                f"h_from_batch is {shown(h_from_batch)}, expected a key of the batch, or a function of it that returns "
+                "a mapping."
             )
         check_makes("optimizer", optimizer, "lambda parameters: torch.optim.Adam(parameters, 1e-3)")
         check_makes(
@@ -153,9 +161,11 @@ class HyperLightningModule(L.LightningModule):
 
     @predict_h.setter
     def predict_h(self, given: dict[str, Any] | Literal["grid"] | None) -> None:
-        if isinstance(given, str) and given != "grid":
+        word = isinstance(given, str)
+        if given is not None and not (given == "grid" if word else isinstance(given, Mapping)):
+            error = ValueError if word else TypeError
             names = ", ".join(self.space)
-            raise ValueError(f"predict_h is {given!r}, expected 'grid', None, or a mapping with {names}.")
+            raise error(f"predict_h is {shown(given)}, expected 'grid', None, or a mapping with {names}.")
         if isinstance(given, Mapping):
             self.space.tensors(given)
         self._predict_h = given
@@ -317,7 +327,7 @@ class HyperLightningModule(L.LightningModule):
         else:
             self._current = self._checked_per_sample(h)
             # The network itself cannot run at several h at once; only `self(x)` can.
-            self._injector.h = None
+            self._injector.h, self._injector.outside = None, refuse_alone
 
     def end_batch(self) -> None:
         """Drop the generated weights of a training batch."""
@@ -326,7 +336,7 @@ class HyperLightningModule(L.LightningModule):
     def release_h(self) -> None:
         """Return to the center of the priors."""
         self._injector.clear()
-        self._injector.h = self.space.center()
+        self._injector.h, self._injector.outside = self.space.center(), None
         self._current, self._draws, self._draw_losses = None, [], []
 
     def _losses_by_h(self, loss: Tensor) -> list[tuple[Tensor, Mapping[str, Tensor]]]:
@@ -379,12 +389,13 @@ class HyperLightningModule(L.LightningModule):
             with self._injector.at(h):
                 yield
             return
-        outer = self._current, self._injector.h
-        self._current, self._injector.h = self._checked_per_sample(h), None
+        injector = self._injector
+        outer = self._current, injector.h, injector.outside
+        self._current, injector.h, injector.outside = self._checked_per_sample(h), None, refuse_alone
         try:
             yield
         finally:
-            self._current, self._injector.h = outer
+            self._current, injector.h, injector.outside = outer
 
     def _check_not_a_child(self) -> None:
         trained = self._trainer is not None and self._trainer.training and self._trainer.lightning_module

@@ -75,6 +75,14 @@ def run_per_sample(injector: Injector, h: Mapping[str, Tensor], args: tuple[Any,
             ) from error
 
 
+def refuse_alone() -> None:
+    """Refuse to run the primary by itself while each sample has its own ``h``."""
+    raise RuntimeError(
+        "per_sample=True gives each sample its own h, and the primary alone runs at one; call self(x) in the step and, "
+        "in a forward of your own, super().forward(x) instead of self.primary(x)."
+    )
+
+
 @contextmanager
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
     """Put back the buffers that the network replaces, and refuse to go on with them."""

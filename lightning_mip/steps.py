@@ -56,7 +56,7 @@ def _joined(outputs: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> dict[
     """The outputs of the parts as one: tensors of all their samples, and what else the last part has returned."""
 
     def join(name: str, last: Any) -> Any:
-        parts = [output.get(name) for output in outputs]
+        parts: list[Any] = [output.get(name) for output in outputs]
         shapes = [getattr(part, "shape", None) for part in parts]
         whole = isinstance(last, Tensor) and last.ndim and shapes == [(size, *last.shape[1:]) for size in sizes]
         return torch.cat(parts) if whole else last

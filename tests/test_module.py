@@ -253,6 +253,26 @@ def test_steps_work_by_hand_without_a_trainer() -> None:
             "h['lam'] is 0.3, expected a prior such as Uniform(0, 1) or a torch.distributions object.",
         ),
         (
+            lambda: make(Task, per_sample="yes"),
+            TypeError,
+            "per_sample is 'yes', expected True or False.",
+        ),
+        (
+            lambda: make(Task, draws_per_batch=2.5),
+            TypeError,
+            "draws_per_batch is 2.5, expected a whole number.",
+        ),
+        (
+            lambda: make(Task, predict_h=0.5),
+            TypeError,
+            "predict_h is 0.5, expected 'grid', None, or a mapping with lam.",
+        ),
+        (
+            lambda: make(Task, h_from_batch=["lam"]),
+            TypeError,
+            "h_from_batch is ['lam'], expected a key of the batch, or a function of it that returns a mapping.",
+        ),
+        (
             lambda: make(Task, include="nothing.*"),
             ValueError,
             "include='nothing.*' matches no parameter; there are first.weight, first.bias, last.weight, last.bias.",

@@ -390,6 +390,16 @@ def test_inside_at_prediction_by_hand_uses_that_h() -> None:
     torch.testing.assert_close(predicted, mip.materialize(model, lam=0.2)(x).tanh().detach())
 
 
+def test_a_forward_of_ones_own_runs_at_one_h_after_training_with_several(trainer: Trainers) -> None:
+    class Doubled(PerSample):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * (super().forward(x) if self.h["lam"].ndim else self.primary(x))
+
+    model = make(Doubled, per_sample=True)
+    trainer(max_epochs=1).fit(model, loader(), loader(seed=1))
+    torch.testing.assert_close(model(inputs()), 2 * mip.materialize(model, lam=0.5)(inputs()))
+
+
 def test_a_tensor_batch_is_predicted_as_it_is(trainer: Trainers) -> None:
     model = make(Task)
     predicted = trainer().predict(model, DataLoader(inputs(), 4))
@@ -417,6 +427,16 @@ class Lone(Task):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self(batch[0]).mean()
+
+
+class Forwarding(Lone):
+    """Runs its network past the module's own forward."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch["x"] if isinstance(batch, dict) else batch[0]).mean()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.primary(x)
 
 
 class Scalars(Dataset[Any]):
@@ -464,6 +484,18 @@ def take(items: Any) -> Any:
             RuntimeError,
             "per_sample=True cannot run a network with activation checkpointing (or other hooks on saved tensors); "
             "switch it off in the network, or use draws_per_batch instead of per_sample.",
+        ),
+        (
+            lambda: fit(make(Forwarding, per_sample=True), loader()),
+            RuntimeError,
+            "per_sample=True gives each sample its own h, and the primary alone runs at one; call self(x) in the step "
+            "and, in a forward of your own, super().forward(x) instead of self.primary(x).",
+        ),
+        (
+            lambda: fit(make(Forwarding, per_sample=True, h_from_batch="lam"), DataLoader(Acquired(each=True), 4)),
+            RuntimeError,
+            "per_sample=True gives each sample its own h, and the primary alone runs at one; call self(x) in the step "
+            "and, in a forward of your own, super().forward(x) instead of self.primary(x).",
         ),
         (
             lambda: fit(make(Lone, h_from_batch="te"), DataLoader(Acquired(each=False), 4)),
