@@ -37,7 +37,7 @@ from lightning_mip.positive import check_whole
 from lightning_mip.priors import Prior
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
-from lightning_mip.steps import at_predict_h, check_own_steps, with_draws, with_sampler, wrap_steps
+from lightning_mip.steps import at_predict_h, check_names, check_own_steps, with_draws, with_sampler, wrap_steps
 
 
 class HyperLightningModule(L.LightningModule):
@@ -126,6 +126,7 @@ class HyperLightningModule(L.LightningModule):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Wrap the steps that the subclass or a mix-in of it writes, so that each runs at the right ``h``."""
         super().__init_subclass__(**kwargs)
+        check_names(cls, HyperLightningModule)
         wrap_steps(cls, HyperLightningModule)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -205,6 +205,28 @@ def wrap_steps(kind: type, base: type) -> None:
             setattr(kind, name, wrapped)
 
 
+# What SampleH calls in a run, by names that somebody might give to a method of his own.
+_OF_A_RUN = (
+    "start_batch",
+    "end_batch",
+    "release_h",
+    "start_evaluation",
+    "end_evaluation",
+    "check_finite",
+    "check_used",
+)
+
+
+def check_names(kind: type, base: type) -> None:
+    """Raise TypeError for a method of a subclass that would take the place of one that a run needs."""
+    name = next((name for name in _OF_A_RUN if getattr(kind, name) is not getattr(base, name)), None)
+    if name is not None:
+        raise TypeError(
+            f"{kind.__name__} has a method {name} of its own, but {base.__name__} has one of that name, which SampleH "
+            "calls in training and evaluation; give yours another name."
+        )
+
+
 def check_own_steps(module: Any) -> None:
     """Raise AttributeError for a step that is an attribute of the instance, where nothing wraps it."""
     # What runs a step of the class, compiled or in a wrapper, is right, as is one that runs at the one h of a batch.

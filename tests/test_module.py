@@ -253,6 +253,12 @@ def test_steps_work_by_hand_without_a_trainer() -> None:
             "h['lam'] is 0.3, expected a prior such as Uniform(0, 1) or a torch.distributions object.",
         ),
         (
+            lambda: type("Counting", (Task,), {"end_batch": lambda self: None}),
+            TypeError,
+            "Counting has a method end_batch of its own, but HyperLightningModule has one of that name, which SampleH "
+            "calls in training and evaluation; give yours another name.",
+        ),
+        (
             lambda: make(Task, per_sample="yes"),
             TypeError,
             "per_sample is 'yes', expected True or False.",
