@@ -228,6 +228,10 @@ class TunablePerSample(Tunable):
     """With an h for each sample, and a batch size to search for as well."""
 
     batch_size = 2
+    starts = 0
+
+    def on_train_start(self) -> None:
+        self.starts += 1
 
     def loss(self, batch: Any) -> Tensor:
         lam = self.h["lam"]
@@ -275,6 +279,7 @@ def test_a_search_gives_each_sample_its_own_h(trainer: Trainers) -> None:
     size = Tuner(trainer(enable_checkpointing=True)).scale_batch_size(model, max_trials=2, steps_per_trial=2)
     assert size == 4
     assert model.__dict__["_seen"] == [(2,)] * 2 + [(4,)] * 2
+    assert model.starts == 3
     assert model.h["lam"] == 0.5  # the center again
 
 
