@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_mip.binding import like, written
+from lightning_mip.checks import check_finite
 from lightning_mip.head_choice import head_config
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.own_arguments import is_text
@@ -193,14 +194,16 @@ def _weights(
     with torch.no_grad():
         deltas = hypernet(h)
     weights: dict[str, Tensor] = {}
+    own: dict[str, Tensor] = {}
     prefix = f"{target}." if target else ""
     for name, delta in deltas.items():
         key = next(key for key in (f"{prefix}{name}", f"{prefix}_orig_mod.{name}") if key in state)
         theta0 = state[key]
         change = delta.to(theta0)
-        weight = theta0 + change if hypernet.residual else change
+        weight = own[name] = theta0 + change if hypernet.residual else change
         # Tied weights stand under several names and share their storage.
         weights.update({alias: weight for alias, other in state.items() if other is theta0 or _shares(other, theta0)})
+    check_finite(own, hypernet.space, h)
     return weights
 
 

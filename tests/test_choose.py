@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import io
 from collections.abc import Callable
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
@@ -192,6 +195,122 @@ def test_a_module_with_the_plug_in_is_run_at_its_h(trainer: Callable[..., Any]) 
     with torch.no_grad():
         expected = [mip.materialize(model, h)(x).mean() + h["hparams.lam"] for h in grid]
     torch.testing.assert_close(choice.curve["lambda"].float(), torch.stack(expected))
+
+
+class Warm(nn.Module):
+    """Divides by a temperature, a plain number that the plug-in sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.temperature = nn.Linear(3, 2), 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * self.temperature
+
+
+class WarmByNumber(Warm):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * float(self.temperature)
+
+
+class WarmByNumberOnly(Warm):
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.temperature, float)
+        return self.layer(x) * self.temperature
+
+
+class WarmByBuffer(Warm):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.temperature
+        self.register_buffer("temperature", torch.ones(1))
+
+
+class Warming(L.LightningModule):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return error(self.net(batch[0]), batch).mean()
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.net(batch[0])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 1e-4)
+
+
+TEMPERATURE = "net.temperature"
+
+
+def warmed(trainer: Callable[..., Any], net: type[nn.Module] = Warm) -> tuple[Warming, list[Any]]:
+    """A module after a run with its temperature as dial, and a batch."""
+    torch.manual_seed(0)
+    model, x = Warming(net()), torch.randn(8, 3)
+    batch = [x, x[:, :2]]
+    loader = DataLoader([batch], batch_size=None)
+    plugin = mip.Hypernetize("net", {TEMPERATURE: mip.Uniform(0.1, 10)}, hidden_sizes=(4,))
+    trainer(callbacks=[plugin], max_epochs=1).fit(model, loader)
+    return model, [batch]
+
+
+def through_a_file(model: nn.Module) -> Any:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("how", ["as it is", "copied", "loaded", "the network alone", "after another Trainer"])
+def test_attributes_hold_h_wherever_the_module_has_been_since(trainer: Callable[..., Any], how: str) -> None:
+    model, data = warmed(trainer)
+    if how == "after another Trainer":
+        trainer().predict(model, DataLoader(data, batch_size=None))
+    change: dict[str, Callable[[Any], Any]] = {
+        "copied": copy.deepcopy,
+        "loaded": through_a_file,
+        "the network alone": lambda module: module.net,
+    }
+    given = change.get(how, lambda module: module)(model)
+    choice = mip.choose(given, data, error, "min", grid=3, refine=False)
+    with torch.no_grad():
+        expected = [error(mip.materialize(model, h)(data[0][0]), data[0]).mean() for h in choice.curve.h]
+    torch.testing.assert_close(choice.curve["error"].float(), torch.stack(expected))
+    assert model.net.temperature == 1.0
+
+
+@pytest.mark.parametrize(
+    ("net", "how"),
+    [
+        (Warm, "gradient"),
+        (WarmByBuffer, "gradient"),
+        (WarmByNumber, "golden section"),
+        (WarmByNumberOnly, "golden section"),
+    ],
+)
+def test_the_gradient_goes_through_attributes_or_the_search_does_without(
+    trainer: Callable[..., Any], net: type[nn.Module], how: str
+) -> None:
+    model, ((x, _),) = warmed(trainer, net)
+    with torch.no_grad():
+        target = mip.materialize(model, {TEMPERATURE: 3.7})(x)
+    choice = mip.choose(model, [(x, target)], error, "min", grid=5)
+    assert choice.refined == how
+    assert float(choice.h[TEMPERATURE]) == pytest.approx(3.7, abs=0.03)
+    assert float(model.net.temperature) == 1.0
+
+
+def test_an_attribute_that_prediction_does_not_read_leaves_the_gradient_right(trainer: Callable[..., Any]) -> None:
+    model, x = Plain(), torch.randn(8, 3)
+    loader = DataLoader([(x, x[:, :2])], batch_size=None)
+    plugin = mip.Hypernetize("net", {"hparams.lam": mip.Uniform(0, 1)}, hidden_sizes=(4,))
+    trainer(callbacks=[plugin], max_epochs=1).fit(model, loader, loader)
+    with torch.no_grad():
+        target = mip.materialize(model, {"hparams.lam": 0.37})(x)
+    choice = mip.choose(model, [(x, target)], error, "min", grid=5)
+    assert choice.refined == "gradient"
+    assert float(choice.h["hparams.lam"]) == pytest.approx(0.37, abs=1e-2)
 
 
 class Logging(Evaluated):
