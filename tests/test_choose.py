@@ -11,12 +11,13 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanSquaredError
 
 import lightning_mip as mip
 from lightning_mip.bootstrap import interval, resampled_means, vertices
 from lightning_mip.injection import the_injector
+from lightning_mip.measure import LoggedMetric
 from tests.module_kinds import exactly
 from tests.tasks import Evaluated, Net, make
 from tests.test_sweep import Plain
@@ -401,6 +402,93 @@ def test_groups_that_do_not_fit_are_refused() -> None:
     message = "by gives 1 groups for a batch of 20 samples, expected one per sample."
     with pytest.raises(ValueError, match=exactly(message)):
         mip.choose(net, batches(net), error, "min", grid=2, by=lambda batch: ["a"])
+
+
+@pytest.mark.parametrize("metric", [error, closeness])
+def test_a_loader_that_shuffles_and_drops_gives_all_passes_the_same_samples(metric: Any) -> None:
+    net = network()
+    data = TensorDataset(torch.randn(35, 3), torch.randn(35, 2), torch.arange(35) % 3, torch.arange(35))
+    shuffled = DataLoader(data, 8, shuffle=True, drop_last=True)
+    seen: set[int] = set()
+
+    def noting(output: Tensor, batch: Any) -> Tensor:
+        seen.update(batch[3].tolist())
+        return metric(output, batch)
+
+    choices = mip.choose(net, shuffled, noting, "min", by=2, grid=5)
+    assert sum(choice.count for choice in choices.values()) == len(seen) == 32
+
+
+def test_batches_that_differ_from_pass_to_pass_are_refused() -> None:
+    net = network()
+    data = TensorDataset(torch.randn(7, 3), torch.zeros(7, 2))
+
+    class Growing:
+        """One batch more in each pass."""
+
+        passes = 0
+
+        def __iter__(self) -> Any:
+            self.passes += 1
+            return iter([tuple(data.tensors)] * self.passes)
+
+    message = (
+        "dataloader gives 28 samples in one pass and 14 in another, but h are compared on the same ones; give a "
+        "DataLoader with shuffle=False, or a list of batches."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        mip.choose(net, Growing(), closeness, "min", grid=5)
+    message = message.replace("samples in", "samples of group 'a' in")
+    with pytest.raises(ValueError, match=exactly(message)):
+        mip.choose(net, Growing(), error, "min", grid=5, by=lambda batch: ["a"] * len(batch[0]))
+
+
+class Record:
+    """A batch whose size nothing tells."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+class OfRecords(Evaluated):
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch.x)
+
+
+def test_a_batch_of_unknown_size_has_one_value_or_is_refused() -> None:
+    model, data = make(OfRecords), [Record(torch.randn(4, 3))]
+    message = (
+        "metric returned shape (4,), but how many samples a batch of type Record has is not known; give batches that "
+        "are tensors, or tuples, lists or mappings with tensors, for one value per sample, or return one number for "
+        "the batch."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        mip.choose(model, data, lambda output, batch: output.mean(1), "min", grid=2)
+    assert mip.choose(model, data, lambda output, batch: output.mean(), "min", grid=2).unit == "batches"
+
+
+class Narrow(mip.HyperLightningModule):
+    def training_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("distance", (self.h["lam"] - 1000.055).abs())
+
+
+def test_a_narrow_range_is_searched_by_a_logged_metric() -> None:
+    model = Narrow(primary=Net(), h={"lam": mip.Uniform(1000, 1000.1)})
+    choice = mip.choose(model, [torch.ones(2, 3)], "distance", "min")
+    assert float(choice.h["lam"]) == pytest.approx(1000.055, abs=1e-3)
+    assert len(choice.curve) == 21
+    assert str(choice).startswith("lam=1000.05")
+
+
+def test_points_of_a_search_may_share_a_name() -> None:
+    model = Narrow(primary=Net(), h={"lam": mip.Uniform(1000, 1000.1)})
+    source = LoggedMetric(model, [torch.ones(2, 3)], "distance", None)
+    points = [model.space.tensors({"lam": lam}) for lam in (1000.02, 1000.02, 1000.09)]
+    torch.testing.assert_close(
+        source.measure(points).values[:, 0], torch.tensor([0.035, 0.035, 0.035]).double(), atol=1e-3, rtol=0
+    )
 
 
 def only_once(net: nn.Module) -> Any:
