@@ -109,7 +109,7 @@ class FunctionMetric:
                 weights.append(torch.full_like(rows[0][-1], 1 if values.ndim else batch_size(batch) or 1))
         if not groups:
             raise ValueError("dataloader has no batches, expected at least one to evaluate on.")
-        self._sizes = check_sizes(self._sizes, groups, unit)
+        self._sizes = check_sizes(self._sizes, groups)
         return _finite(
             Measured(torch.stack([torch.cat(row) for row in rows]), torch.cat(weights), groups, unit),
             self.space,
@@ -158,7 +158,7 @@ class FunctionMetric:
             if lost and self._reads(lost, h, batch, index):
                 return float("nan"), None
             self._unread |= lost
-        self._sizes = check_sizes(self._sizes, all_groups, "samples" if values.ndim else "batches")
+        self._sizes = check_sizes(self._sizes, all_groups)
         return total / weight, gradient / weight if bool(gradient.any()) else None
 
     @torch.no_grad()
@@ -257,7 +257,7 @@ class LoggedMetric:
                 f"metric is {self.metric!r}, which is not logged once per batch, so nothing tells how sure it is; log "
                 "it in validation_step, or give a function of (output, batch)."
             )
-        self._sizes = check_sizes(self._sizes, listener.groups, "batches")
+        self._sizes = check_sizes(self._sizes, listener.groups)
         values = torch.tensor(listener.rows, dtype=torch.float64)[[rows[label] for label in labels]]
         weights = torch.tensor(listener.weights, dtype=torch.float64)
         return _finite(Measured(values, weights, listener.groups, "batches"), self.space, points)
@@ -301,15 +301,14 @@ class _Listener(L.Callback):
             self.groups += groups_of(self._batch, self._by, None)
 
 
-def check_sizes(before: Counter[Any] | None, groups: Sequence[Any], unit: str) -> Counter[Any]:
+def check_sizes(before: Counter[Any] | None, groups: Sequence[Any]) -> Counter[Any]:
     """Count the groups of a pass over the batches; ValueError if they are not those of the pass before."""
     now = Counter(groups)
     if before is not None and now != before:
         group = next(group for group in (*before, *now) if before[group] != now[group])
-        of_group = "" if group is None else f" of group {shown(group)}"
         raise ValueError(
-            f"dataloader gives {now[group]} {unit}{of_group} in one pass and {before[group]} in another, but h are "
-            "compared on the same ones; give a DataLoader with shuffle=False, or a list of batches."
+            f"dataloader gives {before[group]} values of the metric in one pass and {now[group]} in the next, but h "
+            "are compared on the same ones; give a DataLoader with shuffle=False, or a list of batches."
         )
     return now
 
