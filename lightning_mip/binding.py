@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -69,7 +69,12 @@ def keep_on_each_rank(root: nn.Module, paths: Iterable[str]) -> None:
 
 def bound(root: Any, h: Mapping[str, Tensor]) -> AbstractContextManager[None]:
     """Let the attributes at the paths ``h`` hold its values inside the block, and what they held before afterwards."""
-    return bound_at({path: _resolve(root, path) for path in h}, h)
+    return bound_at(places_of(root, h), h)
+
+
+def places_of(root: Any, paths: Iterable[str]) -> dict[str, Place]:
+    """Where the attributes at ``paths`` are."""
+    return {path: _resolve(root, path) for path in paths}
 
 
 def places_inside(root: Any, network: nn.Module, paths: Iterable[str]) -> dict[str, Place]:
@@ -100,19 +105,6 @@ def values_at(places: Mapping[str, Place], h: Mapping[str, Tensor]) -> dict[str,
     return {path: like(_read(*place), h[path]) for path, place in places.items()}
 
 
-@contextmanager
-def bound_at(places: Mapping[str, Place], h: Mapping[str, Tensor]) -> Iterator[None]:
-    """The same as `bound`, where the places are known."""
-    originals = {path: _read(*place) for path, place in places.items()}
-    try:
-        for path, place in places.items():
-            _write(*place, like(originals[path], h[path]))
-        yield
-    finally:
-        for path, place in places.items():
-            _write(*place, originals[path])
-
-
 def like(original: Any, value: Tensor) -> Any:
     """A copy of ``value`` of the kind of ``original``: a tensor of its dtype, device and shape, a number, numbers.
 
@@ -127,6 +119,31 @@ def like(original: Any, value: Tensor) -> Any:
         return type(original)(plain if isinstance(plain, list) else [plain])
     whole = isinstance(original, int) and isinstance(plain, float) and plain.is_integer()
     return type(original)(plain) if whole else plain
+
+
+def with_gradient(original: Any, value: Tensor) -> Any:
+    """The same as `like`, but of what wants a gradient nothing is cut off from it: a number becomes a tensor."""
+    if not value.requires_grad:
+        return like(original, value)
+    if isinstance(original, Tensor):
+        kind = original.dtype if original.is_floating_point() else value.dtype
+        return value.to(original.device, kind).reshape(original.shape)
+    return type(original)(value.reshape(-1).unbind()) if isinstance(original, (list, tuple)) else value
+
+
+@contextmanager
+def bound_at(
+    places: Mapping[str, Place], h: Mapping[str, Tensor], make: Callable[[Any, Tensor], Any] = like
+) -> Iterator[None]:
+    """The same as `bound`, where the places are known; ``make`` gives what each is to hold: of what it holds, and h."""
+    originals = {path: _read(*place) for path, place in places.items()}
+    try:
+        for path, place in places.items():
+            _write(*place, make(originals[path], h[path]))
+        yield
+    finally:
+        for path, place in places.items():
+            _write(*place, originals[path])
 
 
 def written(config: Any, path: str, value: Tensor) -> bool:

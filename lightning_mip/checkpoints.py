@@ -13,9 +13,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_mip.binding import like, written
+from lightning_mip.checks import check_finite
 from lightning_mip.head_choice import head_config
-from lightning_mip.hypernetwork import HyperNetwork
+from lightning_mip.hypernetwork import HyperNetwork, check_extra_state
 from lightning_mip.own_arguments import is_text
+from lightning_mip.shown import on_one_line, shown
 from lightning_mip.space import HSpace
 
 # Attribute of the LightningModule that holds the hypernetwork, so the first part of its keys in checkpoints.
@@ -47,7 +49,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{str(path)!r} is no file, expected a checkpoint that a Trainer has written.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # of the archive, of pickled data, of what they refuse
@@ -55,9 +57,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is no checkpoint, or holds more than plain data, which loading would have to run; it was not "
             "loaded."
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise ValueError(f"{path} has no state_dict in it, expected a checkpoint that a Trainer has written.")
-    return checkpoint
+    for key in ("callbacks", "hyper_parameters"):
+        if not isinstance(checkpoint.get(key, {}), Mapping):
+            raise ValueError(f"{path} is damaged: its {key} is {shown(checkpoint[key])}, expected a mapping.")
+    found: dict[str, Any] = checkpoint
+    return found
 
 
 def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,10 +81,38 @@ def saved_hypernetwork(checkpoint: Mapping[str, Any]) -> tuple[HyperNetwork, str
     state = {k.removeprefix(f"{CHILD}."): v for k, v in checkpoint["state_dict"].items() if k.startswith(f"{CHILD}.")}
     of_module = _of_module(checkpoint) if "_extra_state" in state else None
     arguments, target = of_module or _of_plugin(checkpoint)
-    shapes = {name: torch.Size(shape) for name, shape in state["_extra_state"]["shapes"].items()}
-    hypernet = HyperNetwork(HSpace(state["_extra_state"]["h"]), shapes, **arguments)
-    hypernet.load_state_dict(state)
+    saved: Any = state.get("_extra_state")
+    check_extra_state(saved)
+    shapes = {name: torch.Size(shape) for name, shape in saved["shapes"].items()}
+    _check_network(checkpoint["state_dict"], target, shapes)
+    try:
+        hypernet = HyperNetwork(HSpace(saved["h"]), shapes, **arguments)
+        hypernet.load_state_dict(state)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"The checkpoint is damaged: {on_one_line(str(error))}") from error
     return hypernet.eval(), target
+
+
+def _check_network(state: Mapping[str, Any], target: str, shapes: Mapping[str, torch.Size]) -> None:
+    """Refuse a network of other shapes than those that its hypernetwork generates, for which memory may not do."""
+    for name, shape in shapes.items():
+        keys = _keys_of(target, name)
+        theta0 = next((state[key] for key in keys if key in state), None)
+        if not isinstance(theta0, Tensor):
+            raise ValueError(
+                f"The checkpoint is damaged: it has no tensor {keys[0]}, which its hypernetwork generates."
+            )
+        if theta0.shape != shape:
+            raise ValueError(
+                f"The checkpoint is damaged: its hypernetwork generates {name} of shape {tuple(shape)}, but "
+                f"{keys[0]} has shape {tuple(theta0.shape)}."
+            )
+
+
+def _keys_of(target: str, name: str) -> tuple[str, str]:
+    """Where the state of a module has a tensor of its network, which may be compiled."""
+    prefix = f"{target}." if target else ""
+    return f"{prefix}{name}", f"{prefix}_orig_mod.{name}"
 
 
 def saved_bind(checkpoint: Mapping[str, Any]) -> list[str]:
@@ -193,14 +228,15 @@ def _weights(
     with torch.no_grad():
         deltas = hypernet(h)
     weights: dict[str, Tensor] = {}
-    prefix = f"{target}." if target else ""
+    own: dict[str, Tensor] = {}
     for name, delta in deltas.items():
-        key = next(key for key in (f"{prefix}{name}", f"{prefix}_orig_mod.{name}") if key in state)
+        key = next(key for key in _keys_of(target, name) if key in state)
         theta0 = state[key]
         change = delta.to(theta0)
-        weight = theta0 + change if hypernet.residual else change
+        weight = own[name] = theta0 + change if hypernet.residual else change
         # Tied weights stand under several names and share their storage.
         weights.update({alias: weight for alias, other in state.items() if other is theta0 or _shares(other, theta0)})
+    check_finite(own, hypernet.space, h)
     return weights
 
 

@@ -111,7 +111,8 @@ def choose(
 
     Args:
         model: a hypernetized network, or a LightningModule with one.
-        dataloader: batches to evaluate on, several times: a DataLoader or a list.
+        dataloader: batches to evaluate on, several times: a DataLoader or a list. All passes begin with the same random
+            numbers, so one that shuffles gives the same samples each time.
         metric: a function of (output, batch) that returns one value per sample, shape (B,) (or one for the batch, a
             0-dim tensor), or the name of a metric that ``validation_step`` logs for each batch.
         mode: ``min`` or ``max``.
@@ -127,7 +128,8 @@ def choose(
 
     Raises:
         TypeError: ``metric`` is neither, or the batches run once only.
-        ValueError: the metric has no value per sample or batch, or NaN; ``by`` does not fit the batches.
+        ValueError: the metric has no value per sample or batch, or NaN; ``by`` does not fit the batches; passes
+            over the batches give other numbers of them.
 
     >>> import lightning_mip as mip
     >>> net = torch.nn.Linear(1, 1)

@@ -8,6 +8,7 @@ schedulers need no change.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -190,7 +191,7 @@ class _Logs:
 
 
 def _check_labels(labels: Sequence[str]) -> None:
-    twice = {label for label in labels if labels.count(label) > 1}
+    twice = {label for label, count in Counter(labels).items() if count > 1}
     if twice:
         raise ValueError(
             f"The grid of h has {min(twice)} more than once; metric names would collide. Drop the doubles."

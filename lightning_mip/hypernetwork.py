@@ -200,6 +200,7 @@ class HyperNetwork(nn.Module):
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Compare a checkpoint's space and primary with this one's; raise ValueError where they differ."""
+        check_extra_state(state)
         mine = self.get_extra_state()
         # What older checkpoints lack: there was no other head and no other scale.
         state = {"head": dict.fromkeys(state["shapes"], "full"), "scale": ["paper"], "family": "adam", **state}
@@ -228,6 +229,22 @@ class HyperNetwork(nn.Module):
                     f"The checkpoint is of another hypernetwork: its {key} is {list(state[key])}, here it is "
                     f"{mine[key]}. Build the same one first."
                 )
+
+
+def check_extra_state(state: Any) -> None:
+    """Raise ValueError if what a checkpoint says of its hypernetwork is not what `HyperNetwork` has written."""
+    if not isinstance(state, Mapping):
+        raise ValueError(f"The checkpoint is damaged: its hypernetwork's _extra_state is {shown(state)}.")
+    kinds: dict[str, type] = {"h": Mapping, "shapes": Mapping, "encoding": list, "trunk": list}
+    later: dict[str, type] = {"head": Mapping, "scale": list, "family": str}  # which older checkpoints lack
+    for key, kind in {**kinds, **{key: kind for key, kind in later.items() if key in state}}.items():
+        if key not in state:
+            raise ValueError(f"The checkpoint is damaged: its hypernetwork's _extra_state lacks {key!r}.")
+        if not isinstance(state[key], kind):
+            raise ValueError(f"The checkpoint is damaged: its hypernetwork's {key} is {shown(state[key])}.")
+    for name, shape in state["shapes"].items():
+        if not isinstance(shape, (list, tuple)) or not all(isinstance(size, int) and size >= 0 for size in shape):
+            raise ValueError(f"The checkpoint is damaged: its hypernetwork's shape of {name!r} is {shown(shape)}.")
 
 
 def _describe(value: Any) -> str:

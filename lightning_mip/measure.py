@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,14 +12,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from lightning_mip.batches import batch_size, check_batches, copied, inputs_of
-from lightning_mip.binding import bound
-from lightning_mip.callbacks.hypernetize import plugin_of
+from lightning_mip.binding import BOUND, Place, bound_at, places_of, with_gradient
 from lightning_mip.evaluation import KEEP_BYTES
 from lightning_mip.hooks import overrides
 from lightning_mip.injection import evaluated, the_injector
@@ -77,6 +79,9 @@ class FunctionMetric:
         self.model, self.batches, self.metric, self.by = model, batches, metric, by
         self.injector = the_injector(model)
         self.output = output_of(model)
+        self._sizes: Counter[Any] | None = None
+        # Bound attributes that do not change the metric.
+        self._unread: set[str] = set()
 
     @property
     def space(self) -> HSpace:
@@ -104,6 +109,7 @@ class FunctionMetric:
                 weights.append(torch.full_like(rows[0][-1], 1 if values.ndim else batch_size(batch) or 1))
         if not groups:
             raise ValueError("dataloader has no batches, expected at least one to evaluate on.")
+        self._sizes = check_sizes(self._sizes, groups)
         return _finite(
             Measured(torch.stack([torch.cat(row) for row in rows]), torch.cat(weights), groups, unit),
             self.space,
@@ -113,29 +119,63 @@ class FunctionMetric:
     def slope(self, h_of: Callable[[Tensor], H], point: Tensor, group: Any) -> tuple[float, Tensor | None]:
         """The mean over a group at ``h_of(point)``, and its gradient; None where it has none."""
         point = point.detach().clone().requires_grad_()
+        try:
+            with torch.enable_grad(), self._evaluating(), _frozen(self.model, self.injector.hypernet), _numbers_made():
+                return self._slope(h_of(point), point, group)
+        except Exception:
+            # Code may take a number where an attribute holds a tensor now. The other searches raise what else it is.
+            if not _places(self.model):
+                raise
+            return float("nan"), None
+
+    def _slope(self, h: H, point: Tensor, group: Any) -> tuple[float, Tensor | None]:
         total, weight, gradient = 0.0, 0.0, torch.zeros_like(point)
-        with torch.enable_grad(), self._evaluating(), _frozen(self.model, self.injector.hypernet):
-            h = h_of(point)
-            with at_h(self.model, h, None):
-                for index, batch in enumerate(self._moved()):
-                    values = self._values(batch, index)
-                    mine = torch.tensor([other == group for other in self._groups(batch, values)])
-                    if not mine.any():
-                        continue
-                    size = 1 if values.ndim else batch_size(batch) or 1
-                    part = values.reshape(-1)[mine.to(values.device)].sum() * size
-                    if not part.requires_grad:
-                        return float("nan"), None
-                    (found,) = torch.autograd.grad(part, point, retain_graph=True, allow_unused=True)
-                    if found is None:
-                        return float("nan"), None
-                    gradient += found
-                    total, weight = total + float(part.detach()), weight + size * int(mine.sum())
+        # Tensors of their own, to see whether the gradient comes to what each attribute holds.
+        held = {name: h[name].clone() for name in _places(self.model) if name in h and h[name].requires_grad}
+        reached: set[str] = set()
+        all_groups: list[Any] = []
+        with at_h(self.model, h, attributes={**h, **held}):
+            for index, batch in enumerate(self._moved()):
+                values = self._values(batch, index)
+                groups = self._groups(batch, values)
+                all_groups += groups
+                mine = torch.tensor([other == group for other in groups])
+                if not mine.any():
+                    continue
+                size = 1 if values.ndim else batch_size(batch) or 1
+                part = values.reshape(-1)[mine.to(values.device)].sum() * size
+                if not part.requires_grad:
+                    return float("nan"), None
+                found, *through = torch.autograd.grad(
+                    part, [point, *held.values()], retain_graph=True, allow_unused=True
+                )
+                if found is None:
+                    return float("nan"), None
+                reached |= {name for name, each in zip(held, through, strict=True) if each is not None}
+                gradient += found
+                total, weight = total + float(part.detach()), weight + size * int(mine.sum())
+            lost = set(held) - reached - self._unread
+            if lost and self._reads(lost, h, batch, index):
+                return float("nan"), None
+            self._unread |= lost
+        self._sizes = check_sizes(self._sizes, all_groups)
         return total / weight, gradient / weight if bool(gradient.any()) else None
+
+    @torch.no_grad()
+    def _reads(self, names: Iterable[str], h: H, batch: Any, index: int) -> bool:
+        """Whether the metric depends on what attributes hold, to which no gradient came: it was cut off on the way."""
+        h = {name: value.detach() for name, value in h.items()}
+        other = {**h, **{name: self.space.sample(seed=0, step=0)[name] for name in names}}
+        values = []
+        for attributes in (h, other):
+            with isolate_rng(), at_h(self.model, h, attributes=attributes):
+                values.append(self._values(batch, index))
+        return not torch.equal(*values)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        with evaluated(self.model), evaluated(self.injector.hypernet):
+        # All passes begin with the same random numbers, so that a loader that shuffles gives them the same samples.
+        with evaluated(self.model), evaluated(self.injector.hypernet), isolate_rng():
             yield
 
     def _moved(self) -> Iterator[Any]:
@@ -154,6 +194,12 @@ class FunctionMetric:
             values = None
         if values is None or values.is_complex():
             raise TypeError(f"metric returned {shown(given)}, expected one number per sample, or one for the batch.")
+        if values.ndim and size is None:
+            raise ValueError(
+                f"metric returned shape {tuple(values.shape)}, but how many samples a batch of type "
+                f"{type(batch).__name__} has is not known; give batches that are tensors, or tuples, lists or mappings "
+                "with tensors, for one value per sample, or return one number for the batch."
+            )
         if values.ndim and tuple(values.shape) != (size,):
             raise ValueError(
                 f"metric returned shape {tuple(values.shape)} for a batch of {size}, expected ({size},), one value per "
@@ -182,6 +228,7 @@ class LoggedMetric:
             batches = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
         self.model, self.batches, self.metric, self.by = model, batches, metric, by
         self.trainer = own_trainer(model, enable_progress_bar=False)
+        self._sizes: Counter[Any] | None = None
 
     @property
     def space(self) -> HSpace:
@@ -190,13 +237,16 @@ class LoggedMetric:
 
     def measure(self, points: Sequence[H]) -> Measured:
         """The values at several points, in one run of validation."""
-        labels = {f"{self.metric}/{self.space.label(h)}": k for k, h in enumerate(points)}
-        listener = _Listener(self.model.log, labels, self.by)
-        with ExitStack() as undo:
+        labels = [f"{self.metric}/{self.space.label(h)}" for h in points]
+        # Points of a search may be so close that they have the same name, and so the same values.
+        distinct = dict(zip(labels, points, strict=True))
+        rows = {label: row for row, label in enumerate(distinct)}
+        listener = _Listener(self.model.log, rows, self.by)
+        with ExitStack() as undo, isolate_rng():
             undo.enter_context(replaced(self.model, {"log": listener.log}))
             self.trainer.callbacks.append(listener)
             undo.callback(self.trainer.callbacks.remove, listener)
-            logged = evaluate(self.model, self.trainer, {"dataloaders": self.batches}, points)
+            logged = evaluate(self.model, self.trainer, {"dataloaders": self.batches}, list(distinct.values()))
         if self.metric not in logged:
             raise ValueError(
                 f"metric is {self.metric!r}, but validation_step logs no such; it logs {', '.join(logged)}. Name one "
@@ -207,7 +257,8 @@ class LoggedMetric:
                 f"metric is {self.metric!r}, which is not logged once per batch, so nothing tells how sure it is; log "
                 "it in validation_step, or give a function of (output, batch)."
             )
-        values = torch.tensor(listener.rows, dtype=torch.float64)
+        self._sizes = check_sizes(self._sizes, listener.groups)
+        values = torch.tensor(listener.rows, dtype=torch.float64)[[rows[label] for label in labels]]
         weights = torch.tensor(listener.weights, dtype=torch.float64)
         return _finite(Measured(values, weights, listener.groups, "batches"), self.space, points)
 
@@ -250,6 +301,18 @@ class _Listener(L.Callback):
             self.groups += groups_of(self._batch, self._by, None)
 
 
+def check_sizes(before: Counter[Any] | None, groups: Sequence[Any]) -> Counter[Any]:
+    """Count the groups of a pass over the batches; ValueError if they are not those of the pass before."""
+    now = Counter(groups)
+    if before is not None and now != before:
+        group = next(group for group in (*before, *now) if before[group] != now[group])
+        raise ValueError(
+            f"dataloader gives {before[group]} values of the metric in one pass and {now[group]} in the next, but h "
+            "are compared on the same ones; give a DataLoader with shuffle=False, or a list of batches."
+        )
+    return now
+
+
 def groups_of(batch: Any, by: By, samples: int | None) -> list[Any]:
     """The groups of a batch's samples, or of the batch itself, with ``samples`` None.
 
@@ -285,16 +348,31 @@ def groups_of(batch: Any, by: By, samples: int | None) -> list[Any]:
 
 
 @contextmanager
-def at_h(model: Any, h: H, kept: Any) -> Iterator[Any]:
-    """Run the network in ``model`` at ``h``, with the attributes that a plug-in binds; yields weights to be kept."""
-    plugin = plugin_of(getattr(model, "_trainer", None))
+def at_h(model: Any, h: H, kept: Any = None, attributes: H | None = None) -> Iterator[Any]:
+    """Run the network in ``model`` at ``h``, with the attributes that a plug-in has bound; yields weights to be kept.
+
+    Args:
+        model: a module with a hypernetized network, as the plug-in has left it, or a copy of one; or the network.
+        h: component -> value.
+        kept: what an earlier block for the same ``h`` yielded.
+        attributes: the same for the attributes; what wants a gradient keeps it. None for ``h`` without gradients.
+    """
+    places = _places(model)
+    if attributes is None:
+        attributes = {name: value.detach() for name, value in h.items()}
     with ExitStack() as undo:
         if is_hyper(model):
             undo.enter_context(replaced(model, {"_current": None}))
         generated = undo.enter_context(the_injector(model).at(h, kept))
-        if plugin is not None:
-            undo.enter_context(bound(model, {name: h[name].detach() for name in plugin.bound_paths}))
+        # A network that was hypernetized anew may have other components than those that were bound before.
+        known = {name: place for name, place in places.items() if name in h}
+        undo.enter_context(bound_at(known, attributes, with_gradient))
         yield generated
+
+
+def _places(model: Any) -> dict[str, Place]:
+    """What a plug-in has bound: the attributes of the module by its record, those that the network reads by its own."""
+    return {**the_injector(model).bound_places, **places_of(model, getattr(model, BOUND, ()))}
 
 
 def output_of(model: Any) -> Callable[[Any, int], Any]:
@@ -323,6 +401,14 @@ def _frozen(*modules: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def _numbers_made() -> Iterator[None]:
+    """Let code make a number of what an attribute holds: `FunctionMetric._reads` sees that the gradient is lost."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True to a scalar")
+        yield
 
 
 def _finite(measured: Measured, space: HSpace, points: Sequence[H]) -> Measured:

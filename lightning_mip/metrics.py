@@ -21,11 +21,14 @@ def bin_labels(name: str, prior: Prior, bins: int) -> list[str]:
     if bins < 1:
         raise ValueError(f"bins is {bins}, expected at least 1.")
     if isinstance(prior, Categorical):
-        return [f"{name}={value:g}" for value in prior.grid(1).tolist()]
+        return [f"{name}={prior.text(value)}" for value in prior.grid(1)]
     if isinstance(prior, Simplex):
         return [f"{name}=max{k}" for k in range(prior.n)]
-    edges = prior.icdf(torch.linspace(0, 1, bins + 1, dtype=torch.float64)).tolist()
-    return [f"{name}={low:g}..{high:g}" for low, high in itertools.pairwise(edges)]
+    edges = prior.icdf(torch.linspace(0, 1, bins + 1, dtype=torch.float64))
+    labels = [f"{name}={low}..{high}" for low, high in itertools.pairwise(map(prior.text, edges))]
+    if len(set(labels)) < bins:
+        raise ValueError(f"bins is {bins}, more than metric names tell apart for {prior}; give fewer.")
+    return labels
 
 
 def bin_index(prior: Prior, h: Tensor, bins: int) -> Tensor:

@@ -33,7 +33,7 @@ def pictures(model: Any, points: Sequence[Mapping[str, Tensor]]) -> list[dict[st
     found = []
     with torch.no_grad(), evaluated(model):
         for h in points:
-            with at_h(model, h, None):
+            with at_h(model, h):
                 given = model.visualize(dict(h))
             found.append({caption: png(image) for caption, image in _captioned(given).items()})
     return found

@@ -6,6 +6,7 @@ components share one encoding, and sampling is the inverse CDF of uniform number
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -28,6 +29,8 @@ _NARROWEST = 5e-5
 # More grid points or classes than this, or weights of a preference vector, are a mistake, not a wish.
 MAX_POINTS = 100_000
 _MAX_WEIGHTS = 10_000
+# Of numbers in metric names, where so many tell the values of a prior apart; those of single precision are by 9.
+_DIGITS, _FLOAT32_DIGITS, _FLOAT64_DIGITS = 6, 9, 17
 
 
 class Prior(ABC):
@@ -86,6 +89,25 @@ class Prior(ABC):
         """Turn a number, sequence or tensor into a tensor of this component's kind; dtypes of tensors are kept."""
         tensor = _as_tensor(value)
         return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+
+    @functools.cached_property
+    def digits(self) -> int:
+        """How many significant digits metric names give a value: as many as tell 500 steps over the prior apart."""
+        if self.event_shape:
+            return _DIGITS
+        low, high = self.icdf(torch.tensor([0.001, 0.999], dtype=torch.float64)).tolist()
+        largest, step = max(abs(low), abs(high)), abs(high - low) / 500
+        if not (step > 0 and math.isfinite(largest)):
+            return _DIGITS
+        return min(max(1 + math.floor(math.log10(largest)) - math.floor(math.log10(step)), _DIGITS), _FLOAT32_DIGITS)
+
+    def text(self, value: Any) -> str:
+        """Write a value as metric names do; the numbers of a preference vector have colons between them.
+
+        >>> Uniform(0, 1).text(0.1), Uniform(1000, 1000.1).text(1000.005)
+        ('0.1', '1000.005')
+        """
+        return ":".join(number_text(x, self.digits) for x in torch.as_tensor(value).reshape(-1).tolist())
 
     def config(self) -> dict[str, Any]:
         """Describe the prior in plain data, as a LightningCLI config does.
@@ -284,6 +306,18 @@ class Categorical(Prior):
         dtype = h.dtype if h.is_floating_point() else torch.get_default_dtype()
         return torch.nn.functional.one_hot(self._index(h), len(self._table())).to(dtype)
 
+    @functools.cached_property
+    def digits(self) -> int:
+        """As many as tell all values apart."""
+        numbers: Any = self.values
+        each = range(_DIGITS, _FLOAT64_DIGITS)
+        return next((k for k in each if len({_text(x, k) for x in numbers}) == len(numbers)), _FLOAT64_DIGITS)
+
+    def text(self, value: Any) -> str:
+        """Write a value as metric names do, as it was listed."""
+        numbers: Any = self.values
+        return ":".join(_text(numbers[k], self.digits) for k in self._index(self.tensor(value)).reshape(-1).tolist())
+
     def tensor(self, value: Any) -> Tensor:
         """Turn a value into a tensor; classes stay integers."""
         tensor = _as_tensor(value)
@@ -391,6 +425,20 @@ class Simplex(Prior):
         function = betaincinv if inverse else betainc
         values = function(self.alpha, self.alpha * others, x.detach().double().cpu().numpy())
         return torch.as_tensor(values, dtype=x.dtype, device=x.device)
+
+
+def number_text(x: float, digits: int = _DIGITS) -> str:
+    """Write a number with so many significant digits; of more than 6, none that single precision does not have."""
+    if digits > _DIGITS and math.isfinite(x):
+        kept = torch.tensor(x, dtype=torch.float32)
+        for fewer in range(_DIGITS, digits):
+            if torch.tensor(float(f"{x:.{fewer}g}"), dtype=torch.float32) == kept:
+                return f"{x:.{fewer}g}"
+    return f"{x:.{digits}g}"
+
+
+def _text(x: float, digits: int) -> str:
+    return str(x) if isinstance(x, int) and digits > _DIGITS else f"{x:.{digits}g}"
 
 
 def _as_tensor(value: Any) -> Tensor:

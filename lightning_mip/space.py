@@ -175,7 +175,7 @@ class HSpace(Mapping[str, Prior]):
 
     def label(self, h: Mapping[str, Any]) -> str:
         """Name one ``h`` as metric keys do: ``lam=0.25,phi=10``."""
-        return ",".join(f"{name}={_number(h[name])}" for name in self)
+        return ",".join(f"{name}={prior.text(h[name])}" for name, prior in self.items())
 
     def unknown(self, name: str) -> str:
         """The message for a component that does not exist."""
@@ -222,5 +222,5 @@ def _default_dtype(value: Tensor) -> Tensor:
     return value.to(torch.get_default_dtype()) if value.is_floating_point() else value
 
 
-def _number(value: Any, digits: int = 6) -> str:
+def _number(value: Any, digits: int) -> str:
     return ":".join(f"{x:.{digits}g}" for x in torch.as_tensor(value).reshape(-1).tolist())

@@ -97,7 +97,7 @@ def grid_points(space: HSpace, grid: Grid) -> list[dict[str, Tensor]]:
     ['lam=0.2,phi=1', 'lam=0.3,phi=1']
     """
     if isinstance(grid, int):
-        return space.grid(grid)
+        return grid_of(space, space.grid(grid))
     if isinstance(grid, str) or not isinstance(grid, (Mapping, Sequence)):
         raise TypeError(
             f"grid is {shown(grid)}, expected a number of points, component -> number of points or list of values, or "

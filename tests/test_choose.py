@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import io
 from collections.abc import Callable
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanSquaredError
 
 import lightning_mip as mip
 from lightning_mip.bootstrap import interval, resampled_means, vertices
 from lightning_mip.injection import the_injector
+from lightning_mip.measure import LoggedMetric
 from tests.module_kinds import exactly
 from tests.tasks import Evaluated, Net, make
 from tests.test_sweep import Plain
@@ -194,6 +198,122 @@ def test_a_module_with_the_plug_in_is_run_at_its_h(trainer: Callable[..., Any]) 
     torch.testing.assert_close(choice.curve["lambda"].float(), torch.stack(expected))
 
 
+class Warm(nn.Module):
+    """Divides by a temperature, a plain number that the plug-in sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.temperature = nn.Linear(3, 2), 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * self.temperature
+
+
+class WarmByNumber(Warm):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * float(self.temperature)
+
+
+class WarmByNumberOnly(Warm):
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.temperature, float)
+        return self.layer(x) * self.temperature
+
+
+class WarmByBuffer(Warm):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.temperature
+        self.register_buffer("temperature", torch.ones(1))
+
+
+class Warming(L.LightningModule):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return error(self.net(batch[0]), batch).mean()
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.net(batch[0])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 1e-4)
+
+
+TEMPERATURE = "net.temperature"
+
+
+def warmed(trainer: Callable[..., Any], net: type[nn.Module] = Warm) -> tuple[Warming, list[Any]]:
+    """A module after a run with its temperature as dial, and a batch."""
+    torch.manual_seed(0)
+    model, x = Warming(net()), torch.randn(8, 3)
+    batch = [x, x[:, :2]]
+    loader = DataLoader([batch], batch_size=None)
+    plugin = mip.Hypernetize("net", {TEMPERATURE: mip.Uniform(0.1, 10)}, hidden_sizes=(4,))
+    trainer(callbacks=[plugin], max_epochs=1).fit(model, loader)
+    return model, [batch]
+
+
+def through_a_file(model: nn.Module) -> Any:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("how", ["as it is", "copied", "loaded", "the network alone", "after another Trainer"])
+def test_attributes_hold_h_wherever_the_module_has_been_since(trainer: Callable[..., Any], how: str) -> None:
+    model, data = warmed(trainer)
+    if how == "after another Trainer":
+        trainer().predict(model, DataLoader(data, batch_size=None))
+    change: dict[str, Callable[[Any], Any]] = {
+        "copied": copy.deepcopy,
+        "loaded": through_a_file,
+        "the network alone": lambda module: module.net,
+    }
+    given = change.get(how, lambda module: module)(model)
+    choice = mip.choose(given, data, error, "min", grid=3, refine=False)
+    with torch.no_grad():
+        expected = [error(mip.materialize(model, h)(data[0][0]), data[0]).mean() for h in choice.curve.h]
+    torch.testing.assert_close(choice.curve["error"].float(), torch.stack(expected))
+    assert model.net.temperature == 1.0
+
+
+@pytest.mark.parametrize(
+    ("net", "how"),
+    [
+        (Warm, "gradient"),
+        (WarmByBuffer, "gradient"),
+        (WarmByNumber, "golden section"),
+        (WarmByNumberOnly, "golden section"),
+    ],
+)
+def test_the_gradient_goes_through_attributes_or_the_search_does_without(
+    trainer: Callable[..., Any], net: type[nn.Module], how: str
+) -> None:
+    model, ((x, _),) = warmed(trainer, net)
+    with torch.no_grad():
+        target = mip.materialize(model, {TEMPERATURE: 3.7})(x)
+    choice = mip.choose(model, [(x, target)], error, "min", grid=5)
+    assert choice.refined == how
+    assert float(choice.h[TEMPERATURE]) == pytest.approx(3.7, abs=0.03)
+    assert float(model.net.temperature) == 1.0
+
+
+def test_an_attribute_that_prediction_does_not_read_leaves_the_gradient_right(trainer: Callable[..., Any]) -> None:
+    model, x = Plain(), torch.randn(8, 3)
+    loader = DataLoader([(x, x[:, :2])], batch_size=None)
+    plugin = mip.Hypernetize("net", {"hparams.lam": mip.Uniform(0, 1)}, hidden_sizes=(4,))
+    trainer(callbacks=[plugin], max_epochs=1).fit(model, loader, loader)
+    with torch.no_grad():
+        target = mip.materialize(model, {"hparams.lam": 0.37})(x)
+    choice = mip.choose(model, [(x, target)], error, "min", grid=5)
+    assert choice.refined == "gradient"
+    assert float(choice.h["hparams.lam"]) == pytest.approx(0.37, abs=1e-2)
+
+
 class Logging(Evaluated):
     """Logs a value, a torchmetrics object by calling it, one by updating it, and one at the end."""
 
@@ -282,6 +402,92 @@ def test_groups_that_do_not_fit_are_refused() -> None:
     message = "by gives 1 groups for a batch of 20 samples, expected one per sample."
     with pytest.raises(ValueError, match=exactly(message)):
         mip.choose(net, batches(net), error, "min", grid=2, by=lambda batch: ["a"])
+
+
+@pytest.mark.parametrize("metric", [error, closeness])
+def test_a_loader_that_shuffles_and_drops_gives_all_passes_the_same_samples(metric: Any) -> None:
+    net = network()
+    data = TensorDataset(torch.randn(35, 3), torch.randn(35, 2), torch.arange(35) % 3, torch.arange(35))
+    shuffled = DataLoader(data, 8, shuffle=True, drop_last=True)
+    seen: set[int] = set()
+
+    def noting(output: Tensor, batch: Any) -> Tensor:
+        seen.update(batch[3].tolist())
+        return metric(output, batch)
+
+    choices = mip.choose(net, shuffled, noting, "min", by=2, grid=5)
+    assert sum(choice.count for choice in choices.values()) == len(seen) == 32
+
+
+def test_batches_that_differ_from_pass_to_pass_are_refused() -> None:
+    net = network()
+    data = TensorDataset(torch.randn(7, 3), torch.zeros(7, 2))
+
+    class Growing:
+        """One batch more in each pass."""
+
+        passes = 0
+
+        def __iter__(self) -> Any:
+            self.passes += 1
+            return iter([tuple(data.tensors)] * self.passes)
+
+    message = (
+        "dataloader gives 14 values of the metric in one pass and {} in the next, but h are compared on the same ones; "
+        "give a DataLoader with shuffle=False, or a list of batches."
+    )
+    with pytest.raises(ValueError, match=exactly(message.format(28))):
+        mip.choose(net, Growing(), closeness, "min", grid=5)
+    with pytest.raises(ValueError, match=exactly(message.format(21))):
+        mip.choose(net, Growing(), error, "min", grid=5, by=lambda batch: ["a"] * len(batch[0]))
+
+
+class Record:
+    """A batch whose size nothing tells."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+class OfRecords(Evaluated):
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch.x)
+
+
+def test_a_batch_of_unknown_size_has_one_value_or_is_refused() -> None:
+    model, data = make(OfRecords), [Record(torch.randn(4, 3))]
+    message = (
+        "metric returned shape (4,), but how many samples a batch of type Record has is not known; give batches that "
+        "are tensors, or tuples, lists or mappings with tensors, for one value per sample, or return one number for "
+        "the batch."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        mip.choose(model, data, lambda output, batch: output.mean(1), "min", grid=2)
+    assert mip.choose(model, data, lambda output, batch: output.mean(), "min", grid=2).unit == "batches"
+
+
+class Narrow(mip.HyperLightningModule):
+    def training_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("distance", (self.h["lam"] - 1000.055).abs())
+
+
+def test_a_narrow_range_is_searched_by_a_logged_metric() -> None:
+    model = Narrow(primary=Net(), h={"lam": mip.Uniform(1000, 1000.1)})
+    choice = mip.choose(model, [torch.ones(2, 3)], "distance", "min")
+    assert float(choice.h["lam"]) == pytest.approx(1000.055, abs=1e-3)
+    assert len(choice.curve) == 21
+    assert str(choice).startswith("lam=1000.05")
+
+
+def test_points_of_a_search_may_share_a_name() -> None:
+    model = Narrow(primary=Net(), h={"lam": mip.Uniform(1000, 1000.1)})
+    source = LoggedMetric(model, [torch.ones(2, 3)], "distance", None)
+    points = [model.space.tensors({"lam": lam}) for lam in (1000.02, 1000.02, 1000.09)]
+    torch.testing.assert_close(
+        source.measure(points).values[:, 0], torch.tensor([0.035, 0.035, 0.035]).double(), atol=1e-3, rtol=0
+    )
 
 
 def only_once(net: nn.Module) -> Any:

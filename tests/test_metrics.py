@@ -15,12 +15,19 @@ from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy, Multicl
 
 import lightning_mip as mip
 from lightning_mip.metrics import BinnedMean, MeanOfMetrics, PerH, bin_index, bin_labels, gather
+from tests.module_kinds import exactly
 
 LABELS: list[tuple[mip.Prior, int, list[str]]] = [
     (mip.Uniform(0, 1), 4, ["lam=0..0.25", "lam=0.25..0.5", "lam=0.5..0.75", "lam=0.75..1"]),
     (mip.LogUniform(0.01, 1), 2, ["lam=0.01..0.1", "lam=0.1..1"]),
     (mip.Normal(0, 1), 2, ["lam=-inf..0", "lam=0..inf"]),
     (mip.Categorical([0.1, 1, 10]), 7, ["lam=0.1", "lam=1", "lam=10"]),
+    (mip.Categorical([1000001, 1000002]), 1, ["lam=1000001", "lam=1000002"]),
+    (
+        mip.Uniform(1000, 1000.1),
+        4,
+        ["lam=1000..1000.025", "lam=1000.025..1000.05", "lam=1000.05..1000.075", "lam=1000.075..1000.1"],
+    ),
     (mip.Simplex(3), 7, ["lam=max0", "lam=max1", "lam=max2"]),
 ]
 
@@ -30,6 +37,14 @@ def test_bins_are_named_by_their_ranges_classes_or_largest_weights(
     prior: mip.Prior, bins: int, labels: list[str]
 ) -> None:
     assert bin_labels("lam", prior, bins) == labels
+
+
+def test_more_bins_than_names_are_refused() -> None:
+    message = (
+        "bins is 1000000, more than metric names tell apart for Uniform(low=1, high=2, endpoints=0.0); give fewer."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        bin_labels("lam", mip.Uniform(1, 2), 1_000_000)
 
 
 @pytest.mark.parametrize(

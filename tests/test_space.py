@@ -308,6 +308,34 @@ def test_a_label_names_components_and_values(h: dict[str, Any], label: str) -> N
     assert HSpace({"rate": LogUniform(1e-9, 1e9), "lam": Uniform(0, 1)}).label(h) == label
 
 
+@pytest.mark.parametrize(
+    ("prior", "values", "labels"),
+    [
+        (Uniform(0, 1), [0.1, 1 / 3, 0.25], ["0.1", "0.333333", "0.25"]),
+        (Uniform(100, 101), [100.1, 100 + 1 / 3], ["100.1", "100.333"]),
+        (Uniform(1000, 1000.1), [1000.005, 1000.01, 1000 + 1 / 30], ["1000.005", "1000.01", "1000.0333"]),
+        (Uniform(9, 9.001), [9.1e0 - 0.1, 9.0004], ["9", "9.0004"]),
+        (Normal(-500, 0.05), [-500.01, -500], ["-500.01", "-500"]),
+        (Categorical([0.1, 1.0]), [0.1, 1.0], ["0.1", "1"]),
+        (Categorical([0.1, 0.1000001]), [0.1, 0.1000001], ["0.1", "0.1000001"]),
+        (Categorical([1_000_000]), [1_000_000], ["1e+06"]),
+        (Categorical([5, 2**60, 2**60 + 1]), [5, 2**60 + 1], ["5", "1152921504606846977"]),
+    ],
+)
+def test_a_label_has_as_many_digits_as_the_prior_needs(prior: Prior, values: list[float], labels: list[str]) -> None:
+    space = HSpace({"lam": prior})
+    assert [space.label(space.tensors({"lam": value})) for value in values] == [f"lam={label}" for label in labels]
+
+
+@pytest.mark.parametrize(
+    "prior", [Uniform(1000, 1000.1), Uniform(-3, -2.9), LogUniform(5000, 5000.5), Normal(1e6, 60), Normal(0, 1)]
+)
+@pytest.mark.parametrize("n", [21, 100])
+def test_labels_of_a_grid_differ(prior: Prior, n: int) -> None:
+    space = HSpace({"lam": prior})
+    assert len({space.label(h) for h in space.grid(n)}) == n
+
+
 def test_a_label_separates_the_weights_of_a_preference_vector_by_colons() -> None:
     assert HSpace({"trade": Simplex(3)}).label({"trade": [0.5, 0.25, 0.25]}) == "trade=0.5:0.25:0.25"
 

@@ -116,6 +116,12 @@ def test_a_grid_that_is_none_is_refused(grid: Any, error: type[Exception], messa
         mip.sweep(make(Evaluated), loader(), grid)
 
 
+def test_a_grid_finer_than_names_is_refused() -> None:
+    message = "The grid of h has lam=100 more than once; metric names would collide. Drop the doubles."
+    with pytest.raises(ValueError, match=exactly(message)):
+        grid_points(mip.HSpace({"lam": mip.Uniform(100, 101)}), 5000)
+
+
 def test_many_points_of_several_components_are_refused() -> None:
     space = mip.HSpace({"lam": mip.Uniform(0, 1), "phi": mip.Uniform(0, 1)})
     message = "grid={'lam': 400, 'phi': 400} has 160000 points, expected at most 100000; give fewer per component."

@@ -61,6 +61,7 @@ class PerHMetrics(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Combine the ranks and log the bins that are not empty."""
+        pl_module.__dict__.pop("log", None)  # of a batch that on_train_batch_start of the module has ended
         space = injector_of(pl_module, self).hypernet.space
         for name, component in self._keys():
             mean = self._mean(pl_module, space, name, component)

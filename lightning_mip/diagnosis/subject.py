@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning as L
@@ -19,11 +19,12 @@ from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
 from lightning_mip.batches import copied
-from lightning_mip.binding import BOUND, bound
+from lightning_mip.binding import BOUND
 from lightning_mip.copies import without_graphs
 from lightning_mip.hooks import overrides
 from lightning_mip.injection import Injector, the_injector
 from lightning_mip.is_hyper import is_hyper
+from lightning_mip.measure import at_h
 from lightning_mip.probe import replaced
 from lightning_mip.space import HSpace
 
@@ -47,7 +48,6 @@ class Subject:
         self.injector = the_injector(self.module)
         self.metric = metric
         self._given = loss
-        self._bound_paths: list[str] = getattr(module, BOUND, [])
         check_loss(self.module, loss, metric)
 
     @property
@@ -88,11 +88,9 @@ class Subject:
             )
         return h
 
-    @contextmanager
-    def at(self, h: Mapping[str, Tensor]) -> Iterator[None]:
+    def at(self, h: Mapping[str, Tensor]) -> AbstractContextManager[Any]:
         """Bring the weights and the loss of ``h`` into force."""
-        with self.injector.at(h), bound(self.module, {path: h[path] for path in self._bound_paths}):
-            yield
+        return at_h(self.module, h)
 
     def loss(self, batch: Any) -> Tensor:
         """The loss of a batch at the ``h`` in force, with whatever weights are in place."""

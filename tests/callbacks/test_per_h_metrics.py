@@ -230,6 +230,16 @@ def test_the_module_logs_by_itself_again_after_a_run_and_after_an_error(trainer:
     assert "log" not in vars(broken)
 
 
+def test_the_module_logs_by_itself_again_after_a_batch_that_it_skipped(trainer: Trainers) -> None:
+    class Skipping(Task):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+            return -1 if batch_idx == 2 else None
+
+    model = make(Skipping)
+    trainer(callbacks=[mip.PerHMetrics()]).fit(model, loader())
+    assert "log" not in vars(model)
+
+
 def test_the_callback_copies_and_serves_a_second_run(trainer: Trainers) -> None:
     callback = copy.deepcopy(mip.PerHMetrics(bins=2))
     for samples in (8, 16):
