@@ -91,6 +91,11 @@ class Injector:
         """Whether a backward has ever reached generated weights."""
         return bool(self._backwards.reached)
 
+    @property
+    def ran(self) -> bool:
+        """Whether a module was called with the weights that are in place."""
+        return self._generated is not None and self._generated.mark.ran
+
     def __call__(self, module: nn.Module, args: Any) -> None:
         """Make sure, before ``module`` runs, that fresh weights are in place."""
         compiling = torch.compiler.is_compiling()

@@ -742,9 +742,14 @@ def test_a_call_by_hand_does_not_write_its_weights_into_a_block_that_began_meanw
             outputs.append(net(x))
 
     other = threading.Thread(target=block)
-    with generations(net, lambda: (other.start(), begun.wait(60)) if other.ident is None else None):
-        with pytest.raises(RuntimeError) as error:
-            net(x)
+
+    def begin() -> None:
+        if other.ident is None:
+            other.start()
+            begun.wait(60)
+
+    with generations(net, begin), pytest.raises(RuntimeError) as error:
+        net(x)
     refused.set()
     other.join()
     assert str(error.value) == _IN_ANOTHER_THREAD
