@@ -672,18 +672,27 @@ def test_training_again_without_the_callback_is_refused_until_it_is_detached(tra
 
 
 @pytest.mark.parametrize(
-    ("arguments", "own"), [({}, ", while its attributes keep their own values"), ({"bind": False}, "")]
+    ("arguments", "text"),
+    [
+        (
+            {},
+            "InInit was hypernetized by Hypernetize, but this Trainer has none among its callbacks: it runs at the "
+            "center of the priors (hparams.lam=0.5), while its attributes keep their own values. Give the callback to "
+            "this Trainer too, or take one network out by mip.materialize.",
+        ),
+        (
+            {"bind": False},
+            "InInit was hypernetized by Hypernetize, but this Trainer has none among its callbacks: it runs at the "
+            "center of the priors (hparams.lam=0.5). Give the callback to this Trainer too, or take one network out "
+            "by mip.materialize.",
+        ),
+    ],
 )
 def test_evaluation_without_the_callback_is_warned_of_once_for_each_trainer(
-    trainer: Trainers, arguments: dict[str, Any], own: str
+    trainer: Trainers, arguments: dict[str, Any], text: str
 ) -> None:
     module, with_it = habits.InInit(), trainer(callbacks=[plugin(**arguments)], num_sanity_val_steps=1)
     with_it.fit(module, loader(), loader(seed=1))
-    text = (
-        "InInit was hypernetized by Hypernetize, but this Trainer has none among its callbacks: it runs at the center "
-        f"of the priors (hparams.lam=0.5){own}. Give the callback to this Trainer too, or take one network out by "
-        "mip.materialize."
-    )
 
     def choose() -> Any:
         return mip.choose(module, loader(seed=1), lambda o, b: (o - b[1]).square().mean(1), "min", grid=2)
