@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,7 @@ def plain_checkpoint(
     hypernet: HyperNetwork,
     target: str,
     h: Mapping[str, Any],
-    bound_paths: Iterable[str] = (),
+    bound_paths: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Turn a checkpoint of a run with the plug-in into one of the original module.
 
@@ -196,8 +196,8 @@ def plain_checkpoint(
         bound_paths: components that are attributes of the module.
 
     Returns:
-        The checkpoint with ``theta(h)`` as weights, and ``h`` written into its hyperparameters where they have it, and
-        into its buffers where they are bound to it.
+        The checkpoint with ``theta(h)`` as weights, and what is bound of ``h`` written into its hyperparameters and
+        buffers where they have it.
     """
     given = hypernet.space.tensors(h)
     if hypernet.space.is_batched(given):
@@ -208,8 +208,8 @@ def plain_checkpoint(
     plain["state_dict"] = {**state, **buffers, **_weights(state, hypernet, target, given)}
     if "hyper_parameters" in plain:
         plain["hyper_parameters"] = copy.deepcopy(plain["hyper_parameters"])
-        for path, value in given.items():
-            written(plain["hyper_parameters"], path.removeprefix("hparams."), value)
+        for path in bound_paths:
+            written(plain["hyper_parameters"], path.removeprefix("hparams."), given[path])
     return plain
 
 

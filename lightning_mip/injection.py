@@ -74,7 +74,6 @@ class Injector:
         """A copy of a network starts outside of any `at` block, wherever it was made."""
         none = dict.fromkeys(("h", "_generated", "recipe", "outside"))  # a recipe may hold what cannot be pickled
         begun: dict[str, Any] = {"_paused": False, "_step": None, "_blocks": [], "_backwards": Backwards()}
-        begun["_thread"] = OneThread(type(self.root).__name__)
         return {**self.__dict__, **none, **begun}
 
     @property
@@ -92,13 +91,21 @@ class Injector:
         """Whether a backward has ever reached generated weights."""
         return bool(self._backwards.reached)
 
+    @property
+    def ran(self) -> bool:
+        """Whether a module was called with the weights that are in place."""
+        return self._generated is not None and self._generated.mark.ran
+
     def __call__(self, module: nn.Module, args: Any) -> None:
         """Make sure, before ``module`` runs, that fresh weights are in place."""
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
+            self._thread.check()
+            if self.outside is not None and self._by_hand:
+                self.outside()
         if self._paused:
             return
-        if not torch.compiler.is_compiling() and self.outside is not None and self._by_hand:
-            self.outside()
-        if self._outdated(module):
+        if self._outdated(module, compiling):
             self._refresh()
         if self._generated is not None:
             self._generated.mark.ran = True
@@ -116,7 +123,7 @@ class Injector:
         self._blocks.append(block)
         self.h, self._generated = checked, kept
         try:
-            if kept is None or self._outdated(self.root):
+            if kept is None or self._outdated(self.root, torch.compiler.is_compiling()):
                 self._refresh()
             else:
                 self.slots.fill(kept.weights)
@@ -131,8 +138,8 @@ class Injector:
         index = self._blocks.index(block)
         inner = self._blocks[index + 1 :]
         self._blocks.remove(block)
-        self._thread.leave(block.thread)
         if inner:
+            self._thread.leave(block.thread)
             # They are still open, and go back to what was before both.
             inner[0].h, inner[0].generated = block.h, block.generated
             raise RuntimeError(
@@ -142,6 +149,7 @@ class Injector:
             )
         self.h, self._generated = block.h, block.generated
         self.slots.empty() if self._generated is None else self.slots.fill(self._generated.weights)
+        self._thread.leave(block.thread)
 
     def one(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
         """Check one ``h``, without batch dimension, and turn its values into tensors."""
@@ -183,6 +191,7 @@ class Injector:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the primary's own parameters in place."""
+        thread = None if torch.compiler.is_compiling() else self._thread.enter()
         outer, self._paused = self._paused, True
         self.slots.empty()
         try:
@@ -191,6 +200,8 @@ class Injector:
             self._paused = outer
             if not outer and self._generated is not None:
                 self.slots.fill(self._generated.weights)
+            if thread is not None:
+                self._thread.leave(thread)
 
     @contextmanager
     def substituted(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
@@ -204,12 +215,13 @@ class Injector:
 
     def clear(self) -> None:
         """Forget the generated weights."""
+        self._thread.check()
         self._check_unwritten()
         self._generated = None
+        self.slots.empty()
         if self._step is not None:
             self._thread.leave(self._step)
         self._step = None
-        self.slots.empty()
         self._check_used()
 
     def weights(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -242,10 +254,10 @@ class Injector:
         found = {id(tensor): tensor for tensor in (*given, *theta0, *self.hypernet.parameters(), *nested)}
         return [tensor for tensor in found.values() if tensor.requires_grad]
 
-    def _outdated(self, module: nn.Module) -> bool:
+    def _outdated(self, module: nn.Module, compiling: bool) -> bool:
         now = self._generated
         unfit = now is None or now.mark.spent or now.ended or (torch.is_grad_enabled() and not now.differentiable)
-        if torch.compiler.is_compiling():
+        if compiling:
             return unfit
         task = torch._C._current_graph_task_id()
         if task != -1:
@@ -291,7 +303,21 @@ class Injector:
             self.slots.fill(self.weights(h))
             return
         self._check_unwritten()
-        self.slots.empty()
+        try:
+            generated = self._generate(h)
+        except BaseException:
+            with self._thread.free():
+                self.slots.empty()
+            raise
+        with self._thread.free():
+            if self.h is not h:  # another thread has run it meanwhile
+                self._refresh()
+                return
+            self._generated = generated
+            # Over the old ones, which a call by hand in another thread may be about to read.
+            self.slots.fill(generated.weights)
+
+    def _generate(self, h: Mapping[str, Tensor]) -> Generated:
         mark = Mark(h, self._backwards)
         # Of one node, torch.func and forward-mode AD see none of its inside.
         transformed = torch._C._are_functorch_transforms_active()
@@ -306,7 +332,7 @@ class Injector:
             check_finite_in_step(weights, self.hypernet.space, h)
         makers, theta0 = self._sources()
         made_in, theta0_in = [*map(_state, makers)], {id(p): _state(p) for p in theta0}
-        self._generated = Generated(
+        return Generated(
             weights,
             (*made_in, *theta0_in.values(), *_addresses(makers), *_addresses(theta0), *self._nested()),
             makers,
@@ -318,7 +344,6 @@ class Injector:
             transformed,
             mark,
         )
-        self.slots.fill(weights)
 
     def _versions(self) -> tuple[Any, ...]:
         """Changes whenever the weights would, but with a write by ``.data`` to what they are made of."""

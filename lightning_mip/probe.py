@@ -191,8 +191,8 @@ def _restorer(value: Any) -> Callable[[], object]:
     if isinstance(value, torch.Generator):
         state = value.get_state()
         return lambda: value.set_state(state)
-    if isinstance(value, nn.Parameter):  # written to by the optimizer alone
-        return _nothing
+    if isinstance(value, nn.Parameter):
+        return _nothing if isinstance(value, UninitializedParameter) else _restorer_of_parameter(value)
     if isinstance(value, Tensor) and not value.requires_grad:
         numbers = value.clone()
         return lambda: value.data.copy_(numbers)
@@ -207,6 +207,19 @@ def _restorer(value: Any) -> Callable[[], object]:
             value.extend(items) if isinstance(value, (list, deque)) else value.update(items)
         for each in inner:
             each()
+
+    return restore
+
+
+def _restorer_of_parameter(parameter: nn.Parameter) -> Callable[[], object]:
+    """A step may move one that no optimizer has, such as those of a momentum encoder."""
+    data, numbers = parameter.data, parameter.detach().clone()
+
+    def restore() -> None:
+        parameter.data = data  # a step may have put another tensor in its place
+        if not torch.equal(parameter, numbers):
+            with torch.no_grad():
+                parameter.copy_(numbers)
 
     return restore
 

@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from lightning_mip.binding import BOUND
+from lightning_mip.checkpoints import CHILD
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.injection import Injector
 from lightning_mip.probe import sums
@@ -34,9 +37,13 @@ def add_left_out(pl_module: Any, injector: Injector, optimizers: Iterable[Any]) 
     if not missing:
         return
     # Not in a group of their own, which a learning rate scheduler would not know.
-    groups, theta0 = _groups(optimizers), set(map(id, injector.slots.theta0().values()))
-    holding = [group for group in groups if any(id(p) in theta0 for p in group["params"])] or groups
-    next((group for group in holding if group.get("lr", 1)), holding[0])["params"].extend(missing)
+    theta0 = set(map(id, injector.slots.theta0().values()))
+
+    def suits(group: dict[str, Any]) -> tuple[bool, bool, int]:
+        held = sum(p.numel() for p in group["params"] if id(p) in theta0)
+        return held > 0, bool(group.get("lr", 1)), held
+
+    max(_groups(optimizers), key=suits)["params"].extend(missing)
 
 
 def match(hypernet: HyperNetwork, optimizers: Iterable[Any]) -> None:
@@ -49,12 +56,23 @@ def match(hypernet: HyperNetwork, optimizers: Iterable[Any]) -> None:
 
 
 def check_used(injector: Injector, path: str) -> None:
-    """Refuse training that does not run the network at ``path``."""
-    if not injector.used:
+    """Refuse training whose batch did not run the network at ``path``."""
+    if not (injector.used or injector.ran):
         raise MisconfigurationException(
-            f"Training did not use the network {path!r}: no gradient reached its generated weights. Name the "
-            "network that training_step runs as target."
+            f"Training did not use the network {path!r}: training_step did not run it. Name the network that it runs "
+            "as target."
         )
+
+
+def warn_of_unused(injector: Injector, path: str) -> bool:
+    """Warn of training in which nothing has been learned yet; returns whether that is so."""
+    if not injector.used:
+        rank_zero_warn(
+            f"No gradient has reached the generated weights of {path!r} in this epoch: training_step does not run it, "
+            "runs it without gradients, or its loss does not depend on it. If a later epoch is not to train it, name "
+            "the network that training_step trains as target."
+        )
+    return not injector.used
 
 
 class ChangeWatch:
@@ -88,16 +106,30 @@ class ChangeWatch:
 
 
 def refusal(pl_module: Any, plugin: type) -> Callable[[], None]:
-    """What raises if a Trainer without the plug-in trains the module, which would be at the center of the priors."""
+    """What a Trainer without the plug-in meets, as it runs the module at the center of the priors.
+
+    That raises in training, and warns in evaluation and prediction, once for each Trainer.
+    """
     reference = weakref.ref(pl_module)  # the network would else hold the module that it is in
+    warned: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def refuse() -> None:
         module = reference()
         trainer = None if module is None else module._trainer
-        if trainer is None or trainer.lightning_module is not module or not torch.is_grad_enabled():
+        if trainer is None or trainer.lightning_module is not module or trainer.state.status != "running":
             return
-        running = trainer.training and trainer.state.status == "running"
-        if running and not any(isinstance(callback, plugin) for callback in trainer.callbacks):
+        if any(isinstance(callback, plugin) for callback in trainer.callbacks):
+            return
+        if trainer.state.fn != "fit" and trainer not in warned:
+            warned.add(trainer)
+            space = getattr(module, CHILD).space
+            own = ", while its attributes keep their own values" if getattr(module, BOUND) else ""
+            rank_zero_warn(
+                f"{type(module).__name__} was hypernetized by Hypernetize, but this Trainer has none among its "
+                f"callbacks: it runs at the center of the priors ({space.label(space.center())}){own}. Give the "
+                "callback to this Trainer too, or take one network out by mip.materialize."
+            )
+        if trainer.training and torch.is_grad_enabled():
             raise MisconfigurationException(
                 f"{type(module).__name__} was hypernetized by Hypernetize, but this Trainer has none among its "
                 "callbacks, so nothing draws h; give it the callback again, or train mip.dehypernetize(module), which "

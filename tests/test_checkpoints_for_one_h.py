@@ -104,6 +104,16 @@ def test_the_class_itself_loads_the_network_of_one_h(trainer: Trainers, tmp_path
         assert checkpoint["net.output.weight"].data_ptr() == checkpoint["net.embedding.weight"].data_ptr()
 
 
+@pytest.mark.parametrize("source", ["trainer", "path"])
+def test_a_component_that_is_not_bound_is_no_hyperparameter_of_its_name(
+    trainer: Trainers, tmp_path: Path, source: str
+) -> None:
+    runner = fit(trainer, InInit(), bind=False)
+    runner.save_checkpoint(tmp_path / "full.ckpt")
+    export(runner if source == "trainer" else tmp_path / "full.ckpt", {PATH: 0.7}, tmp_path / "plain.ckpt")
+    assert InInit.load_from_checkpoint(tmp_path / "plain.ckpt").hparams.lam == 0.25
+
+
 def test_a_checkpoint_is_of_the_module_and_nothing_of_the_training(trainer: Trainers, tmp_path: Path) -> None:
     runner = fit(trainer, Extra())
     export(runner, {PATH: 0.7}, tmp_path / "plain.ckpt")
@@ -205,7 +215,7 @@ def test_the_checkpoint_that_is_given_stays_as_it_is() -> None:
     module = InInit()
     hypernet = mip.hypernetize(module.net, {PATH: mip.Uniform(0, 1)}, **SMALL)
     given = {"state_dict": module.state_dict(), "hyper_parameters": {"lam": 0.25, "list": [1]}, "callbacks": {}}
-    plain = plain_checkpoint(given, hypernet, "net", {PATH: 0.7})
+    plain = plain_checkpoint(given, hypernet, "net", {PATH: 0.7}, [PATH])
     assert given["hyper_parameters"] == {"lam": 0.25, "list": [1]}
     assert plain["hyper_parameters"] == {"lam": 0.7, "list": [1]}
     assert plain["hyper_parameters"]["list"] is not given["hyper_parameters"]["list"]

@@ -50,10 +50,15 @@ def batch() -> Tensor:
 
 
 @contextmanager
-def generations(net: nn.Module) -> Iterator[list[int]]:
-    """Count calls of the hypernetwork."""
+def generations(net: nn.Module, during: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
+    """Count calls of the hypernetwork, and do something in each."""
     calls: list[int] = []
-    handle = injectors(net)[0].hypernet.register_forward_hook(lambda *_: calls.append(1))
+
+    def count(*_: Any) -> None:
+        calls.append(1)
+        during()
+
+    handle = injectors(net)[0].hypernet.register_forward_hook(count)
     yield calls
     handle.remove()
 
@@ -617,9 +622,9 @@ def test_a_block_that_ends_before_one_inside_of_it_is_an_error_and_leaves_the_ot
 
 
 _IN_ANOTHER_THREAD = (
-    "Another thread runs this Autoencoder at an h of its own, in a `with mip.at(...)` block or a training step; it "
-    "runs with one h at a time. Use a lock around both, or a copy.deepcopy of the network, or mip.materialize, for "
-    "each thread."
+    "Another thread runs this Autoencoder at an h of its own, in a `with mip.at(...)` block, a training step or "
+    "mip.materialize; it runs with one h at a time. Use a lock around both, or give each thread a network of its own "
+    "before the threads begin: copy.deepcopy(network) or mip.materialize(network, h)."
 )
 
 
@@ -666,6 +671,103 @@ def test_a_training_step_and_a_block_in_another_thread_exclude_each_other() -> N
     with mip.at(net, lam=0.9):
         assert in_a_thread(lambda: step.use({"lam": 0.1})) == [_IN_ANOTHER_THREAD]
         assert_close(net(x), reference(x, lam=0.9))
+
+
+@pytest.mark.parametrize("given", [(), ({},)], ids=["paused", "substituted"])
+def test_where_other_weights_than_generated_ones_are_in_place_another_thread_is_refused(given: tuple[Any, ...]) -> None:
+    net, _, reference = pair(Autoencoder())
+    x, inside = batch(), injectors(net)[0]
+    with inside.substituted(*given) if given else inside.paused():
+        refused = [
+            in_a_thread(lambda: in_a_block(net, x, 0.9)),
+            in_a_thread(lambda: inside.use({"lam": 0.1})),
+            in_a_thread(lambda: mip.materialize(net, lam=0.9)),
+            in_a_thread(lambda: net(x)),
+        ]
+    assert refused == [[_IN_ANOTHER_THREAD]] * len(refused)
+    with mip.at(net, lam=0.9):
+        assert_close(net(x), reference(x, lam=0.9))
+
+
+def test_a_network_is_taken_out_in_one_thread_and_not_while_another_runs_it() -> None:
+    net, _, reference = pair(Autoencoder())
+    x, refused = batch(), list[list[str]]()
+
+    def take_out_too() -> None:
+        if threading.current_thread() is threading.main_thread():
+            refused.append(in_a_thread(lambda: mip.materialize(net, lam=0.9)))
+
+    with generations(net, take_out_too):
+        plain = mip.materialize(net, lam=0.1)
+        with mip.at(net, lam=0.3):
+            output = net(x)
+    assert refused == [[_IN_ANOTHER_THREAD]] * 2
+    assert_close(plain(x), reference(x, lam=0.1))
+    assert_close(output, reference(x, lam=0.3))
+
+
+def test_a_call_by_hand_leaves_the_weights_of_calls_in_other_threads_in_place_while_it_generates() -> None:
+    net, _, reference = pair(Autoencoder())
+    x, inside = batch(), injectors(net)[0]
+    inside.h = inside.hypernet.space.center()
+    net(x)
+    own, seen = net.encoder.weight, []
+    with generations(net, lambda: seen.append(net.encoder.weight)):
+        assert_close(net(x), reference(x, lam=0.5))
+    assert [each is own for each in seen] == [True]
+
+
+def test_a_call_by_hand_in_another_thread_than_the_networks_block_is_refused() -> None:
+    net, _, reference = pair(Autoencoder())
+    x, inside = batch(), injectors(net)[0]
+    inside.h = inside.hypernet.space.center()
+    with mip.at(net, lam=0.1):
+        assert in_a_thread(lambda: net(x)) == [_IN_ANOTHER_THREAD]
+        assert in_a_thread(lambda: net.encoder(x)) == [_IN_ANOTHER_THREAD]
+        assert_close(net(x), reference(x, lam=0.1))
+    assert_close(net(x), reference(x, lam=0.5))
+
+
+def test_a_call_by_hand_does_not_write_its_weights_into_a_block_that_began_meanwhile() -> None:
+    net, _, reference = pair(Autoencoder())
+    x, inside = batch(), injectors(net)[0]
+    inside.h = inside.hypernet.space.center()
+    begun, refused = threading.Event(), threading.Event()
+    outputs: list[Tensor] = []
+
+    def block() -> None:
+        with mip.at(net, lam=0.1):
+            begun.set()
+            refused.wait(60)
+            outputs.append(net(x))
+
+    other = threading.Thread(target=block)
+
+    def begin() -> None:
+        if other.ident is None:
+            other.start()
+            begun.wait(60)
+
+    with generations(net, begin), pytest.raises(RuntimeError) as error:
+        net(x)
+    refused.set()
+    other.join()
+    assert str(error.value) == _IN_ANOTHER_THREAD
+    assert_close(outputs, [reference(x, lam=0.1)])
+    assert_close(net(x), reference(x, lam=0.5))
+
+
+def test_a_call_by_hand_takes_no_h_of_a_block_that_came_and_went_meanwhile() -> None:
+    net, _, reference = pair(Autoencoder())
+    x, inside = batch(), injectors(net)[0]
+    inside.h = inside.hypernet.space.tensors({"lam": 0.1})
+
+    def set_h() -> None:
+        inside.h = center
+
+    center = inside.hypernet.space.center()
+    with generations(net, set_h):
+        assert_close(net(x), reference(x, lam=0.5))
 
 
 def test_a_block_that_a_backward_opens_is_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,9 +45,13 @@ class Traces(InInit):
         self.nested: dict[str, Any] = {"list": [], "set": set(), "recent": deque(maxlen=2)}
         self.pair: tuple[list[int], str] = ([], "of a list")
         self.net[0].calls = 0
+        self.average = nn.Linear(2, 2)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch["x"], batch.pop("y")
+        with torch.no_grad():
+            self.average.bias.mul_(0.5)
+        self.average.weight.data = self.average.weight.data * 0.5
         noise = torch.randn(x.shape, generator=self.generator) + random.random() + np.random.random()
         x += 0.1 * noise + 0.1 * torch.randn_like(x)
         predicted = self(x)

@@ -37,7 +37,7 @@ from lightning_mip.sharding import check_dense_gradients
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 from lightning_mip.surroundings import check_module, check_no_early_copy, check_order, check_strategy
-from lightning_mip.training import ChangeWatch, add_left_out, check_used, match, refusal
+from lightning_mip.training import ChangeWatch, add_left_out, check_used, match, refusal, warn_of_unused
 from lightning_mip.unread import warn_of_unread
 
 
@@ -107,7 +107,8 @@ class Hypernetize(L.Callback):
         self._undo_setup = ExitStack()
         # What the module itself holds at the bound paths, while they hold an h.
         self._own: dict[str, Any] = {}
-        self._probed = False
+        # Whether a batch has begun, one has run the network, and an epoch has ended without a gradient.
+        self._probed = self._used = self._unused = False
         self._watched: set[str] = set()
         self._evaluated: GridEvaluation | None = None
         self._changes = ChangeWatch()
@@ -138,7 +139,7 @@ class Hypernetize(L.Callback):
         """See to it that the hypernetwork is trained, by the optimizer that trains the network."""
         add_left_out(pl_module, self.injector, trainer.optimizers)
         match(self.injector.hypernet, trainer.optimizers)
-        self._probed = False
+        self._probed = self._used = self._unused = False
         self._changes, self._losses = ChangeWatch(), LossWatch()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -178,14 +179,16 @@ class Hypernetize(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Put the attributes back and drop the weights."""
-        self._leave()
-        if outputs and pl_module.automatic_optimization:
+        if outputs and pl_module.automatic_optimization and not self._used:
             check_used(self.injector, self._path)
+            self._used = True
+        self._leave()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Check that the network was used, and that losses and its weights were finite."""
         self._leave()  # of a batch that on_train_batch_start of the module has ended
-        check_used(self.injector, self._path)
+        if self._probed and not self._unused:  # an epoch may have no batches
+            self._unused = warn_of_unused(self.injector, self._path)
         self._changes.check(self.injector, self._path, trainer.optimizers)
         self._losses.check(trainer, self.space)
         self.injector.check_finite_at(self.injector.h or self.space.center())

@@ -570,6 +570,18 @@ def test_the_hypernetwork_joins_the_group_of_what_it_generates(
     assert held >= {id(parameter) for parameter in module.hypernet.parameters()}
 
 
+def test_of_several_groups_the_hypernetwork_joins_the_one_with_most_of_what_it_generates(trainer: Trainers) -> None:
+    class Split(habits.InInit):
+        def configure_optimizers(self) -> Any:
+            groups = [{"params": self.net.last.bias, "lr": 1e-5}, {"params": self.net.last.weight, "lr": 0.0}]
+            return torch.optim.Adam([*groups, {"params": self.net.first.parameters(), "lr": 0.05}])
+
+    module, runner = Split(), trainer(callbacks=[plugin()])
+    runner.fit(module, loader(), loader(seed=1))
+    held = {id(parameter) for parameter in runner.optimizers[0].param_groups[2]["params"]}
+    assert held >= {id(parameter) for parameter in module.hypernet.parameters()}
+
+
 def test_the_hypernetwork_joins_a_group_that_is_trained(trainer: Trainers, tmp_path: Path) -> None:
     class Still(habits.InInit):
         """Holds its first layer by a learning rate of zero."""
@@ -654,10 +666,52 @@ def test_training_again_without_the_callback_is_refused_until_it_is_detached(tra
         with pytest.raises(kind, match=exactly(told)):
             trainer(num_sanity_val_steps=0).fit(each, loader(), loader(seed=1))
         trainer(callbacks=[plugin()]).fit(each, loader(), loader(seed=1))
-    trainer().validate(module, loader(seed=1), verbose=False)
     module(torch.ones(2, 3)).sum().backward()  # by hand, at the center
     mip.dehypernetize(module)
     trainer().fit(module, loader(), loader(seed=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            {},
+            "InInit was hypernetized by Hypernetize, but this Trainer has none among its callbacks: it runs at the "
+            "center of the priors (hparams.lam=0.5), while its attributes keep their own values. Give the callback to "
+            "this Trainer too, or take one network out by mip.materialize.",
+        ),
+        (
+            {"bind": False},
+            "InInit was hypernetized by Hypernetize, but this Trainer has none among its callbacks: it runs at the "
+            "center of the priors (hparams.lam=0.5). Give the callback to this Trainer too, or take one network out "
+            "by mip.materialize.",
+        ),
+    ],
+)
+def test_evaluation_without_the_callback_is_warned_of_once_for_each_trainer(
+    trainer: Trainers, arguments: dict[str, Any], text: str
+) -> None:
+    module, with_it = habits.InInit(), trainer(callbacks=[plugin(**arguments)], num_sanity_val_steps=1)
+    with_it.fit(module, loader(), loader(seed=1))
+
+    def choose() -> Any:
+        return mip.choose(module, loader(seed=1), lambda o, b: (o - b[1]).square().mean(1), "min", grid=2)
+
+    without = [trainer(), trainer()]
+
+    def evaluate() -> None:
+        without[0].validate(module, loader(seed=1), verbose=False)
+        without[0].test(module, loader(seed=1), verbose=False)
+        without[1].predict(module, loader(seed=1))
+
+    with pytest.warns(UserWarning, match="was hypernetized by Hypernetize") as caught:
+        evaluate()
+    assert [str(each.message) for each in caught if each.category is UserWarning] == [text, text]
+    choose()
+    with_it.validate(module, loader(seed=1), verbose=False)
+    with_it.predict(module, loader(seed=1))
+    mip.sweep(module, loader(seed=1), grid=2)
+    choose()
 
 
 def test_a_module_is_attached_anew_once_it_is_detached(trainer: Trainers) -> None:
@@ -1049,6 +1103,65 @@ class Unused(habits.InInit):
         self.other = Net()
 
 
+class Later(habits.InInit):
+    """Trains its network from the second epoch on, and only another layer before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        with torch.set_grad_enabled(self.current_epoch > 0):
+            features = self.net(batch[0])
+        return penalised(self.head(features), batch[1], self.hparams.lam)
+
+
+class ByHand(Unused):
+    """Takes a step of another network's optimizer in each batch, and one of its own in every ``every``th."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every, self.automatic_optimization = every, False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        optimizer = self.optimizers()
+        network = self.net if (batch_idx + 1) % self.every == 0 else self.other
+        optimizer.zero_grad()
+        self.manual_backward(penalised(network(batch[0]), batch[1], self.hparams.lam))
+        optimizer.step()
+
+
+class Nothing(torch.utils.data.IterableDataset[Any]):
+    """Has no batches, and does not say so before."""
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+_UNLEARNED = (
+    "No gradient has reached the generated weights of 'net' in this epoch: training_step does not run it, runs it "
+    "without gradients, or its loss does not depend on it. If a later epoch is not to train it, name the network that "
+    "training_step trains as target."
+)
+
+
+@pytest.mark.parametrize("module", [Later(), ByHand(every=100)], ids=["automatic", "manual"])
+def test_epochs_in_which_no_gradient_comes_back_are_warned_of_once(trainer: Trainers, module: Any) -> None:
+    with pytest.warns(UserWarning, match="No gradient has reached") as caught:
+        trainer(callbacks=[plugin()], max_epochs=3).fit(module, loader(), loader(seed=1))
+    assert [str(each.message) for each in caught if each.category is UserWarning] == [_UNLEARNED]
+
+
+def test_a_batch_that_does_not_train_the_network_by_hand_is_no_mistake(trainer: Trainers) -> None:
+    trainer(callbacks=[plugin()]).fit(ByHand(every=2), loader(), loader(seed=1))
+
+
+def test_an_epoch_without_batches_is_no_mistake(trainer: Trainers) -> None:
+    module = habits.InInit()
+    trainer(callbacks=[plugin()]).fit(module, torch.utils.data.DataLoader(Nothing(), batch_size=2), loader(seed=1))
+    assert module.hypernet is not None
+
+
 def _fit(module: Any, *callbacks: Any, **arguments: Any) -> Callable[[Any], Any]:
     return lambda trainer: trainer(callbacks=list(callbacks), **arguments).fit(module, loader(), loader(seed=1))
 
@@ -1192,8 +1305,8 @@ MESSAGES: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (
         _fit(Unused(), plugin(target="other")),
         MisconfigurationException,
-        "Training did not use the network 'other': no gradient reached its generated weights. Name the network that "
-        "training_step runs as target.",
+        "Training did not use the network 'other': training_step did not run it. Name the network that it runs as "
+        "target.",
     ),
     (
         _fit(habits.InInit(), plugin(h={"hparams.lamb": mip.Uniform(0, 1)})),
