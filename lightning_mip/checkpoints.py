@@ -206,10 +206,14 @@ def plain_checkpoint(
     state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(f"{CHILD}.")}
     buffers = {path: like(state[path], given[path]) for path in bound_paths if path in state}
     plain["state_dict"] = {**state, **buffers, **_weights(state, hypernet, target, given)}
+    saved = copy.deepcopy(plain.get("hyper_parameters", {}))
     if "hyper_parameters" in plain:
-        plain["hyper_parameters"] = copy.deepcopy(plain["hyper_parameters"])
-        for path in bound_paths:
-            written(plain["hyper_parameters"], path.removeprefix("hparams."), given[path])
+        plain["hyper_parameters"] = saved
+    unwritten = [path for path in bound_paths if not written(saved, path.removeprefix("hparams."), given[path])]
+    missing = [path for path in unwritten if path not in state]
+    if missing:
+        values = ", ".join(f"{path} = {hypernet.space[path].text(given[path])}" for path in missing)
+        rank_zero_info(f"A checkpoint holds hyperparameters and buffers; what else was bound set yourself: {values}.")
     return plain
 
 

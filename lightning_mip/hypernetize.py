@@ -150,7 +150,7 @@ def materialize(
     True
     """
     injector = the_injector(module)
-    given = injector.one({**(h or {}), **components})
+    given = injector.one(injector.hypernet.space.given(h, components))
     with injector.paused(), torch.no_grad():
         # The memo stands in for both, so that the copy leaves the hypernetwork behind, also one that the root holds.
         memo = {id(injector): None, id(injector.hypernet): None, **_computed(injector.root)}

@@ -449,5 +449,6 @@ def at(module: nn.Module, h: Mapping[str, Any] | None = None, /, **components: A
     >>> net.weight.grad.shape
     torch.Size([2, 3])
     """
-    with the_injector(module).at({**(h or {}), **components}):
+    injector = the_injector(module)
+    with injector.at(injector.hypernet.space.given(h, components)):
         yield

@@ -274,7 +274,7 @@ class HyperLightningModule(L.LightningModule):
         """Use one ``h`` for ``self(x)`` and ``self.h`` inside the block."""
         outer, self._current = self._current, None
         try:
-            with self._injector.at({**(h or {}), **components}):
+            with self._injector.at(self.space.given(h, components)):
                 yield
         finally:
             self._current = outer
@@ -424,6 +424,9 @@ class _Named(dict[str, Tensor]):
 
     def __missing__(self, name: str) -> Tensor:
         raise KeyError(self.space.unknown(name))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"h has no attribute {name!r}; its components are items: h[{name!r}].")
 
 
 def _attach(

@@ -173,6 +173,15 @@ class HSpace(Mapping[str, Prior]):
         """Whether ``h``, as `tensors` gives it, holds several values of each component."""
         return any(value.ndim > len(self[name].event_shape) for name, value in h.items())
 
+    def given(self, h: Mapping[str, Any] | None, components: Mapping[str, Any]) -> dict[str, Any]:
+        """Join an ``h`` given as a mapping and as keyword arguments."""
+        if not (h is None or isinstance(h, Mapping)):
+            raise TypeError(
+                f"h is {shown(h)}, expected a mapping from component to value, or keyword arguments, with "
+                f"{', '.join(self)}."
+            )
+        return {**(h or {}), **components}
+
     def label(self, h: Mapping[str, Any]) -> str:
         """Name one ``h`` as metric keys do: ``lam=0.25,phi=10``."""
         return ",".join(f"{name}={prior.text(h[name])}" for name, prior in self.items())

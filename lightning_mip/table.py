@@ -86,7 +86,7 @@ class Sweep:
             ValueError: no point has these values; the message lists those that there are.
         """
         chosen = torch.ones(len(self), dtype=torch.bool)
-        for name, value in {**(h or {}), **components}.items():
+        for name, value in self.space.given(h, components).items():
             mine = self.values(name)
             wanted = self.space[name].tensor(value).to(mine)
             chosen &= torch.isclose(mine, wanted, rtol=1e-5).reshape(len(self), -1).all(-1)

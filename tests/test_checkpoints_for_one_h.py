@@ -220,3 +220,32 @@ def test_the_checkpoint_that_is_given_stays_as_it_is() -> None:
     assert plain["hyper_parameters"] == {"lam": 0.7, "list": [1]}
     assert plain["hyper_parameters"]["list"] is not given["hyper_parameters"]["list"]
     assert torch.equal(given["state_dict"]["net.first.weight"], module.net.first.weight)  # type: ignore[index]
+
+
+class Smoothed(InInit):
+    """Its dial is in a layer, where no checkpoint holds it."""
+
+    def __init__(self, lam: float = 0.25) -> None:
+        super().__init__(lam)
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=lam)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return self.criterion(self(x), y.argmax(1))
+
+
+def test_what_a_checkpoint_cannot_hold_is_told(
+    trainer: Trainers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("lightning_mip.checkpoints.rank_zero_info", told.append)
+    runner = fit(trainer, Smoothed(), h={"criterion.label_smoothing": mip.Uniform(0, 1)})
+    export(runner, {"criterion.label_smoothing": 0.7}, tmp_path / "net.ckpt")
+    text = (
+        "A checkpoint holds hyperparameters and buffers; what else was bound set yourself: criterion.label_smoothing = "
+        "0.7."
+    )
+    assert told == [text]
+    told.clear()
+    export(fit(trainer, InInit()), {PATH: 0.7}, tmp_path / "other.ckpt")
+    assert told == []

@@ -259,6 +259,11 @@ def test_steps_work_by_hand_without_a_trainer() -> None:
             "calls in training and evaluation; give yours another name.",
         ),
         (
+            lambda: make(Task).h.lam,
+            AttributeError,
+            "h has no attribute 'lam'; its components are items: h['lam'].",
+        ),
+        (
             lambda: make(Task, per_sample="yes"),
             TypeError,
             "per_sample is 'yes', expected True or False.",

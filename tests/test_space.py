@@ -477,6 +477,11 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str | Callable[[]
         TypeError,
         "h is 0.5, expected a mapping from component to value with lam, task, trade.",
     ),
+    "h_of_no_mapping_beside_keywords": (
+        lambda: SPACE.given(0.5, {}),  # type: ignore[arg-type]
+        TypeError,
+        "h is 0.5, expected a mapping from component to value, or keyword arguments, with lam, task, trade.",
+    ),
     "unknown_component": (
         lambda: SPACE.encode({**GOOD, "lamda": 0.5}),
         ValueError,

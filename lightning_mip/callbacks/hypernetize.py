@@ -92,6 +92,10 @@ class Hypernetize(L.Callback):
     ) -> None:
         if eval not in ("grid", "center"):
             raise ValueError(f"eval is {shown(eval)}, expected 'grid' or 'center'.")
+        if not (sampler is None or isinstance(sampler, SampleH)):
+            raise TypeError(f"sampler is {shown(sampler)}, expected a SampleH, such as SampleH(strategy='sobol').")
+        if not (hypernet is None or isinstance(hypernet, Mapping)):
+            raise TypeError(f"hypernet is {shown(hypernet)}, expected a mapping of arguments of HyperNetwork.")
         self.target = target
         self.space = h if isinstance(h, HSpace) else HSpace(h or {})
         self.arguments = {"include": include, "exclude": exclude, **(hypernet or {}), **arguments}

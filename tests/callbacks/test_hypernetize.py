@@ -1266,6 +1266,16 @@ def test_a_weight_tied_outside_of_the_target_goes_with_both_ways_out(
 
 
 MESSAGES: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
+    (
+        lambda _: plugin(sampler="sobol"),
+        TypeError,
+        "sampler is 'sobol', expected a SampleH, such as SampleH(strategy='sobol').",
+    ),
+    (
+        lambda _: plugin(hypernet="paper"),
+        TypeError,
+        "hypernet is 'paper', expected a mapping of arguments of HyperNetwork.",
+    ),
     (lambda _: plugin(eval="gird"), ValueError, "eval is 'gird', expected 'grid' or 'center'."),
     (
         lambda _: plugin(h=None),
