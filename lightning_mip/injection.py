@@ -101,10 +101,10 @@ class Injector:
         compiling = torch.compiler.is_compiling()
         if not compiling:
             self._thread.check()
-            if self.outside is not None and self._by_hand:
-                self.outside()
         if self._paused:
             return
+        if not compiling and self.outside is not None and self._by_hand:
+            self.outside()
         if self._outdated(module, compiling):
             self._refresh()
         if self._generated is not None:

@@ -29,7 +29,7 @@ def test_the_network_itself_refuses_to_run_with_one_h_per_sample(trainer: Traine
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             return self.primary(batch[0]).mean()  # type: ignore[no-any-return]
 
-    with pytest.raises(RuntimeError, match=r"^Net is hypernetized and needs a value of h to run"):
+    with pytest.raises(RuntimeError, match=r"^per_sample=True gives each sample its own h, and the primary alone runs"):
         trainer().fit(make(Direct, per_sample=True), loader())
 
 
