@@ -28,8 +28,8 @@ _Place = tuple[nn.Module, str]
 class _State:
     """The state at one ``h``: the author's attributes, what is in the mutable ones, and the metrics."""
 
-    def __init__(self, attributes: dict[str, Any]) -> None:
-        self.attributes = attributes
+    def __init__(self) -> None:
+        self.attributes: dict[str, Any] = {}
         self.contents: dict[int, Any] = {}
         self.metrics: dict[_Place, nn.Module] = {}
         # id of a metric of the module -> that of this point; those that are in no module, with what they stand for.
@@ -56,7 +56,7 @@ class Apart:
 
     def begin(self) -> None:
         """Begin a run: take over what has changed since the last one."""
-        self._states = self._states or [_State({}) for _ in range(self.points)]
+        self._states = self._states or [_State() for _ in range(self.points)]
         with torch.inference_mode(False):  # what is cloned may be used outside of this evaluation
             self._renew_metrics()
             reached = reached_from(_attributes(self.module).values())

@@ -70,10 +70,11 @@ class GridEvaluation:
         A hook may write to its batch: all points but the last, whose writes are those of a run without a grid, get a
         copy of the arguments.
         """
-        if not self._running:  # not before: the module may have begun anew in on_validation_start
+        if self._running:
+            self._apart.follow()
+        else:  # not before: the module may have begun anew in on_validation_start
             self._running = True
             self._apart.begin()
-        self._apart.follow()
         logs = _Logs(self.module, self.labels)
         outputs = []
         try:
