@@ -148,6 +148,7 @@ class HyperNetwork(nn.Module):
         features: Tensor = self.trunk(batch)
         return features if self.scaling is None else self.scaling(features)
 
+    @torch.no_grad()
     def match(self, optimizer: torch.optim.Optimizer) -> None:
         """Fit the scale to the optimizer, such that theta moves at the learning rate of the plain network.
 
@@ -157,10 +158,10 @@ class HyperNetwork(nn.Module):
         family = family_of(optimizer)
         if self.scaling is None or family == self.family:
             return
-        before = self.scale
+        before = float(self.scaling.size)
         self._fit_scale(family)
         self.head.match(family)
-        self.head.multiply(dict.fromkeys(self.shapes, before / self.scale))
+        self.head.multiply(dict.fromkeys(self.shapes, before / float(self.scaling.size)))
 
     @property
     def family(self) -> Family:

@@ -16,11 +16,13 @@ from lightning_mip.heads import Family
 # How far the hypernetwork moves theta in one step, as a share of how far the plain network would move: small enough for
 # learning rates at the edge of the plain network's stable range.
 SHARE = 0.3
-# Bound of the gain's logarithm: gains of 8 to 13 were seen where h is everything, 0.2 where it is nothing.
-_LIMIT = 4.0
+# Bound of the gain's logarithm. With Adam the share grows with the gain: gains of 8 to 13 were seen where h is
+# everything, 0.2 where it is nothing. With SGD it grows with the square: 3.5 makes it 3.7, 5 too much to be stable.
+_LIMITS: dict[Family, float] = {"adam": 4.0, "sgd": 1.25}
 # How fast the gain is learned. Adam changes it, relative to its size, as fast as a weight of size 0.1, a common one; a
 # step of SGD is proportional to the gradient, in which the pace comes in a second time.
-_PACES: dict[Family, float] = {"adam": 10.0, "sgd": 1.0}
+_PACES: dict[Family, float] = {"adam": 10.0, "sgd": 2.0}
+_FULLEST = 0.99  # share of the bound that a gain keeps under another family, so that it still can be learned
 _EPS = 1e-6
 
 
@@ -41,22 +43,30 @@ class Matched(nn.Module):
     Attributes:
         scale: a buffer, so that copies and checkpoints of the weights, which are made for it, hold it too.
         pace: of the gain, a buffer for the same reason.
+        limit: of the gain's logarithm, a buffer for the same reason.
         log_gain: the logarithm of the gain, in units of the pace and where it is small; 0 at the start.
     """
 
     scale: Tensor
     pace: Tensor
+    limit: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("scale", torch.tensor(1.0))
         self.register_buffer("pace", torch.tensor(_PACES["adam"]))
+        self.register_buffer("limit", torch.tensor(_LIMITS["adam"]))
         self.log_gain = nn.Parameter(torch.zeros(()))
 
     @property
     def gain(self) -> Tensor:
         """By how much the scale has grown since the start, bounded: no step of any optimizer can drown the rest."""
-        return torch.exp(_LIMIT * torch.tanh(self.pace * self.log_gain / _LIMIT))
+        return torch.exp(self.limit * torch.tanh(self.pace * self.log_gain / self.limit))
+
+    @property
+    def size(self) -> Tensor:
+        """By what normalized features are multiplied: the scale times the gain."""
+        return self.scale * self.gain
 
     @property
     def family(self) -> Family:
@@ -68,19 +78,22 @@ class Matched(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Tensor, family: Family) -> None:
-        """Fit scale and pace to a family of optimizers; the gain stays as it is.
+        """Fit scale, pace and limit to a family of optimizers; the gain stays as it is within the limit.
 
         Args:
             features: as of `matched_scale`.
             family: of the optimizer.
         """
-        self.log_gain.mul_(self.pace / _PACES[family])
+        growth = self.gain.log()
         self.pace.fill_(_PACES[family])
+        self.limit.fill_(_LIMITS[family])
+        within = (growth / self.limit).clamp(-_FULLEST, _FULLEST)
+        self.log_gain.copy_(self.limit * torch.atanh(within) / self.pace)
         self.scale.fill_(matched_scale(features, family))
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalize and scale."""
-        return _normalized(features) * (self.scale * self.gain)
+        return _normalized(features) * self.size
 
 
 def matched_scale(features: Tensor, family: Family) -> float:

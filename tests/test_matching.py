@@ -113,7 +113,7 @@ def test_the_size_of_the_features_is_the_same_for_every_h_and_all_through_traini
 
 
 @pytest.mark.parametrize(("wanted", "grows"), [(1.0, True), (-1.0, False)])
-@pytest.mark.parametrize(("kind", "pace"), [(torch.optim.Adam, 10), (torch.optim.SGD, 1)])
+@pytest.mark.parametrize(("kind", "pace"), [(torch.optim.Adam, 10), (torch.optim.SGD, 2)])
 def test_the_gain_grows_where_the_change_is_wanted_and_shrinks_where_it_is_not(
     wanted: float, grows: bool, kind: type[torch.optim.Optimizer], pace: float
 ) -> None:
@@ -131,18 +131,31 @@ def test_the_gain_grows_where_the_change_is_wanted_and_shrinks_where_it_is_not(
 
 
 @torch.no_grad()
-def test_the_gain_is_bounded_whatever_an_optimizer_makes_of_it() -> None:
+@pytest.mark.parametrize(("kind", "limit"), [(torch.optim.Adam, 4.0), (torch.optim.SGD, 1.25)])
+def test_the_gain_is_bounded_whatever_an_optimizer_makes_of_it(kind: Any, limit: float) -> None:
     hyper = make(hidden_sizes=(8, 4))
-    for log_gain, gain in ((1e6, 4.0), (-1e6, -4.0)):
+    hyper.match(kind(hyper.parameters(), 0.1))
+    for log_gain, gain in ((1e6, limit), (-1e6, -limit)):
         hyper.scaling.log_gain.fill_(log_gain)
         assert float(hyper.scaling.gain.log()) == pytest.approx(gain)
 
 
+def test_with_sgd_the_hypernetwork_never_moves_theta_four_times_as_far_as_theta0_moves() -> None:
+    hyper = make(hidden_sizes=(8, 4))
+    optimizer = torch.optim.SGD(hyper.parameters(), 0.1)
+    hyper.match(optimizer)
+    with torch.no_grad():
+        hyper.scaling.log_gain.fill_(1e6)
+    change, gradient = moved(hyper, optimizer, {"lam": 0.3})
+    assert 3 < float((change / gradient).mean()) / -0.1 < 4
+
+
+@pytest.mark.parametrize("log_gain", [0.1, 1e6, -1e6], ids=["within", "above", "below"])
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
-def test_matching_an_optimizer_changes_nothing_that_is_generated(head: Any) -> None:
+def test_matching_an_optimizer_changes_nothing_that_is_generated(head: Any, log_gain: float) -> None:
     hyper = make(head=head)
     with torch.no_grad():
-        hyper.scaling.log_gain.fill_(0.1)
+        hyper.scaling.log_gain.fill_(log_gain)
     before, scale = flat(hyper({"lam": 0.3})), hyper.scale
     hyper.match(torch.optim.SGD(hyper.parameters(), 0.1))
     assert hyper.family == "sgd"
@@ -150,6 +163,7 @@ def test_matching_an_optimizer_changes_nothing_that_is_generated(head: Any) -> N
     torch.testing.assert_close(flat(hyper({"lam": 0.3})), before, rtol=1e-6, atol=0)
     hyper.match(torch.optim.Adam(hyper.parameters()))
     assert hyper.scale == pytest.approx(scale)
+    assert abs(float(hyper.scaling.gain.detach().log())) < 1.25
     torch.testing.assert_close(flat(hyper({"lam": 0.3})), before, rtol=1e-6, atol=0)
 
 
