@@ -52,16 +52,27 @@ class Choice:
     unit: str
     refined: str
 
+    @property
+    def at_end(self) -> list[str]:
+        """The numbers of ``h`` whose best value is the lowest or highest of the grid: beyond it may be a better one."""
+        found = []
+        for name in self.curve.varying:
+            values = self.curve.values(name)
+            if not self.curve.space[name].event_shape and _is_continuous(self.curve.space[name]):
+                found += [name] if not bool(values.min() < self.h[name] < values.max()) else []
+        return found
+
     def __str__(self) -> str:
         space, (metric,) = self.curve.space, self.curve.metrics
         parts = []
         for name, (low, high) in self.interval.items():
             own = HSpace({name: space[name]})
-            ends = [own.label({name: end}).partition("=")[2] for end in (low, high)]
-            parts.append(f"{own.label(self.h)} ({LEVEL:.0%}: {ends[0]} to {ends[1]})")
+            around = [own.label({name: end}).partition("=")[2] for end in (low, high)]
+            parts.append(f"{own.label(self.h)} ({LEVEL:.0%}: {around[0]} to {around[1]})")
         low_value, high_value = self.value_interval
         value = f"{metric} = {self.value:.4g} ({LEVEL:.0%}: {low_value:.4g} to {high_value:.4g})"
-        return f"{', '.join(parts)}; {value}; {self.count} {self.unit}"
+        ends = "".join(f"; {name} is at the end of the grid" for name in self.at_end)
+        return f"{', '.join(parts)}; {value}; {self.count} {self.unit}{ends}"
 
 
 @overload

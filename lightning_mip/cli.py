@@ -35,6 +35,7 @@ def main(args: Sequence[str] | None = None) -> Any:
     given = sys.argv[1:] if args is None else list(args)
     if given and given[0] in COMMANDS:
         return importlib.import_module(COMMANDS[given[0]]).main(given[1:])
+    configured.check_command(given, COMMANDS)
     further = "; ".join(f"{name} ({text})" for name, text in _HELP.items())
     return configured.run(given, f"Further commands, each with a --help of its own: {further}.")
 

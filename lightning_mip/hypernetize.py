@@ -71,7 +71,7 @@ def hypernetize(
     theta0 = {name: module.get_parameter(name) for name in names}
     shapes = {name: parameter.shape for name, parameter in theta0.items()}
     if hypernet is None:
-        _check_known(arguments)
+        check_known(arguments)
     # What is given as a module cannot be made anew.
     given_modules = isinstance(hypernet, HyperNetwork) or arguments.get("trunk") is not None
     recipe = None if given_modules else hypernet or arguments
@@ -195,7 +195,7 @@ def summary(module: nn.Module, h: Priors | None = None, **arguments: Any) -> Sum
         hypernet = arguments.pop("hypernet", None)
         arguments.pop("force", None)
         if hypernet is None:
-            _check_known(arguments)
+            check_known(arguments)
             report = _plan(space, theta0, arguments)
         else:
             shapes = {name: parameter.shape for name, parameter in theta0.items()}
@@ -215,13 +215,22 @@ def _plan(space: HSpace, theta0: Mapping[str, Tensor], arguments: dict[str, Any]
         return summarize(HyperNetwork(space, shapes, **arguments).to(_dtype(theta0)))
 
 
-def _check_known(arguments: Mapping[str, Any]) -> None:
+def check_known(arguments: Mapping[str, Any], taker: str = "HyperNetwork", own: Iterable[str] = ()) -> None:
+    """Raise TypeError for arguments that `HyperNetwork` does not have.
+
+    Args:
+        arguments: name -> value.
+        taker: what was given them.
+        own: the names of its other arguments.
+    """
     known = [name for name in inspect.signature(HyperNetwork).parameters if name not in ("space", "shapes")]
     unknown = next((name for name in arguments if name not in known), None)
     if unknown is not None:
-        close = difflib.get_close_matches(str(unknown), known, n=1)
+        close = difflib.get_close_matches(str(unknown), [*own, *known], n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise TypeError(f"HyperNetwork has no argument {unknown!r}; its arguments are {', '.join(known)}.{hint}")
+        mine = [*own, f"and those of HyperNetwork: {known[0]}"] if own else known[:1]
+        listed = ", ".join([*mine, *known[1:]])
+        raise TypeError(f"{taker} has no argument {unknown!r}; its arguments are {listed}.{hint}")
 
 
 def _made(hypernet: Any, space: HSpace, shapes: dict[str, torch.Size]) -> HyperNetwork:

@@ -103,23 +103,25 @@ class Scale:
     Attributes:
         log: whether the axis is logarithmic.
         ticks: position -> label where the axis has names; else None.
+        classes: the value at each of these positions, shape ``(ticks,)``.
     """
 
     log: bool
     ticks: Mapping[float, str] | None = None
+    classes: Tensor | None = None
 
     def positions(self, values: Tensor) -> Tensor:
         """Where values stand on the axis, in its own coordinate."""
-        if self.ticks is None:
+        if self.classes is None:
             return values.double()
-        labels = list(self.ticks.values())
-        return torch.tensor([labels.index(f"{value:g}") for value in values.tolist()], dtype=torch.float64)
+        return (values.double()[:, None] - self.classes).abs().argmin(1).double()
 
 
 def scale_of(prior: Prior) -> Scale:
     """Logarithmic for what is drawn by its logarithm, names for classes, linear for the rest."""
     if isinstance(prior, Categorical):
-        return Scale(False, {float(k): f"{value:g}" for k, value in enumerate(prior.grid(1).tolist())})
+        classes = prior.grid(1)
+        return Scale(False, {float(k): prior.text(value) for k, value in enumerate(classes)}, classes.double())
     normal = isinstance(prior, FromTorch) and isinstance(prior.distribution, torch.distributions.LogNormal)
     return Scale(isinstance(prior, LogUniform) or normal)
 

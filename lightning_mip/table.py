@@ -63,6 +63,12 @@ class Sweep:
         names = ", ".join(self.varying) or ", ".join(self.space)
         return f"Sweep({len(self)} point{'s' * (len(self) != 1)} of {names}; {', '.join(self.metrics)})"
 
+    def __str__(self) -> str:
+        columns = {name: [name, *(f"{x:.5g}" for x in numbers)] for name, numbers in self.columns().items()}
+        widths = [max(map(len, column)) for column in columns.values()]
+        rows = zip(*columns.values(), strict=True)
+        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+
     @property
     def varying(self) -> list[str]:
         """The components of ``h`` that have more than one value."""

@@ -124,6 +124,21 @@ def test_in_words() -> None:
     )
 
 
+@pytest.mark.parametrize(("best", "at_end"), [(0.6, []), (0.0, ["lam"]), (1.0, ["lam"])])
+def test_it_says_that_the_best_is_at_the_end_of_the_grid(best: float, at_end: list[str]) -> None:
+    net = network()
+    choice = mip.choose(net, batches(net, best={"lam": best}), error, "min", grid=5)
+    assert choice.at_end == at_end
+    assert str(choice).endswith("samples; lam is at the end of the grid" if at_end else "samples")
+
+
+def test_classes_have_no_end() -> None:
+    space = mip.HSpace({"k": mip.Categorical(2)})
+    ends = (torch.tensor(0), torch.tensor(1))
+    curve = mip.Sweep(space, space.grid(2), {"loss": torch.zeros(2)})
+    assert mip.Choice(space.tensors({"k": 0}), 1.0, {"k": ends}, (1.0, 1.0), curve, 2, "samples", "grid").at_end == []
+
+
 def grouped(net: nn.Module) -> list[Any]:
     """Samples of two kinds, with a best h of their own, in each batch."""
     kinds = {"oak": {"lam": 0.2}, "elm": {"lam": 0.8}}

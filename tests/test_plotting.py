@@ -14,7 +14,7 @@ import torch
 from matplotlib import pyplot
 
 import lightning_mip as mip
-from lightning_mip.plotting import density, not_dominated, triangle
+from lightning_mip.plotting import density, not_dominated, scale_of, triangle
 from tests.module_kinds import exactly
 from tests.test_page import KINDS, ONE, TWO, table
 
@@ -134,6 +134,12 @@ def test_the_density_is_that_of_the_draws() -> None:
     edges, heights = density(mip.Normal(2, 1))
     assert float(edges[heights.argmax()]) == pytest.approx(2, abs=0.2)
     assert len(density(mip.Categorical(3))[1]) == 3
+
+
+def test_classes_that_differ_in_a_late_digit_are_ticks_of_their_own() -> None:
+    scale = scale_of(mip.Categorical(values=[0.12345601, 0.12345602, 7]))
+    assert list((scale.ticks or {}).values()) == ["0.12345601", "0.12345602", "7"]
+    assert scale.positions(mip.Categorical(values=[0.12345601, 0.12345602, 7]).grid(1)).tolist() == [0, 1, 2]
 
 
 def test_the_front_is_what_no_other_point_beats() -> None:

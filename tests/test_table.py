@@ -33,6 +33,14 @@ def test_it_says_what_it_holds(table: mip.Sweep) -> None:
     assert table.values("w").shape == (6, 2)
 
 
+def test_printed_it_is_a_table(table: mip.Sweep) -> None:
+    assert str(table.select(lam=0.5)).splitlines() == [
+        "lam  w[0]  w[1]  val_loss  metric lam",
+        "0.5     0     1         2          -2",
+        "0.5     1     0       nan         nan",
+    ]
+
+
 def test_best_is_the_lowest_or_highest_and_no_nan(table: mip.Sweep) -> None:
     low, high = table.best("val_loss", "min"), table.best("val_loss", "max")
     assert (low.value, high.value) == (pytest.approx(0.1), 5)

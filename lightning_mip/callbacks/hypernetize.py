@@ -29,6 +29,7 @@ from lightning_mip.checkpoints import (
 from lightning_mip.evaluation import GridEvaluation, evaluation_of, grid_of
 from lightning_mip.finite import LossWatch
 from lightning_mip.hooks import GridHooks, evaluation_hooks, hooks_at, overrides
+from lightning_mip.hypernetize import check_known
 from lightning_mip.injection import Injector
 from lightning_mip.logged import forget_earlier
 from lightning_mip.priors import Prior
@@ -39,6 +40,8 @@ from lightning_mip.space import HSpace
 from lightning_mip.surroundings import check_module, check_no_early_copy, check_order, check_strategy
 from lightning_mip.training import ChangeWatch, add_left_out, check_used, match, refusal, warn_of_unused
 from lightning_mip.unread import warn_of_unread
+
+_ARGUMENTS = ("target", "h", "include", "exclude", "bind", "eval", "eval_grid", "predict_h", "sampler", "hypernet")
 
 
 class Hypernetize(L.Callback):
@@ -96,6 +99,7 @@ class Hypernetize(L.Callback):
             raise TypeError(f"sampler is {shown(sampler)}, expected a SampleH, such as SampleH(strategy='sobol').")
         if not (hypernet is None or isinstance(hypernet, Mapping)):
             raise TypeError(f"hypernet is {shown(hypernet)}, expected a mapping of arguments of HyperNetwork.")
+        check_known({k: v for k, v in arguments.items() if k != "force"}, type(self).__name__, _ARGUMENTS)
         self.target = target
         self.space = h if isinstance(h, HSpace) else HSpace(h or {})
         self.arguments = {"include": include, "exclude": exclude, **(hypernet or {}), **arguments}

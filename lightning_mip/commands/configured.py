@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning as L
@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 
 # Importing makes the short class names known to the parser: priors, callbacks.
 import lightning_mip  # noqa: F401
-from lightning_mip.commands.errors import Parser, instantiating, one_line
+from lightning_mip.commands.errors import Parser, close, fail, instantiating, one_line
 
 
 class _CLI(LightningCLI):
@@ -44,6 +44,18 @@ class _CLI(LightningCLI):
 class _Configured(_CLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Stop where the objects are made."""
+
+
+def check_command(args: Sequence[str], further: Iterable[str]) -> None:
+    """End with one line if the first argument is neither an option nor a command.
+
+    Args:
+        args: the command line, without the program's name.
+        further: the commands that are not LightningCLI's.
+    """
+    known = [*LightningCLI.subcommands(), *further]
+    if args and not args[0].startswith("-") and args[0] not in known:
+        fail("", f"there is no command {args[0]!r}; the commands are {', '.join(known)}.{close(args[0], known)}")
 
 
 def run(args: Sequence[str], epilog: str) -> LightningCLI:

@@ -63,7 +63,7 @@ class Options(argparse.ArgumentParser):
 
 def fail(command: str, message: str) -> NoReturn:
     """End with one line, as a parser does."""
-    print(f"lightning-mip {command}: error: {message}", file=sys.stderr)
+    print(f"{f'lightning-mip {command}'.strip()}: error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -128,21 +128,22 @@ def _hint(reason: str, kinds: list[str]) -> str:
         classes = [key for key, value in known.items() if isinstance(value, type)]
         if short in classes:  # jsonargparse says no more of a function's class whose arguments it cannot take
             return " That class is there; it, or one of its init_args, does not fit here."
-        hint = _close(short or name, classes)
+        hint = close(short or name, classes)
         return hint or (" Give the class as package.module.Class." if short else "")
     if kinds and (option := re.match(r"Option '(.*?)' is not accepted", reason)):
         module, _, name = kinds[-1].rpartition(".")
         kind = getattr(sys.modules.get(module), name, None)
         try:
-            return _close(option[1], inspect.signature(kind).parameters) if callable(kind) else ""
+            return close(option[1], inspect.signature(kind).parameters) if callable(kind) else ""
         except ValueError:  # torch.Tensor and other builtins have none
             return ""
     return ""
 
 
-def _close(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def close(name: str, known: Iterable[str]) -> str:
+    """A sentence that names what is meant, where something is spelt like it."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
 
 
 def _debugging() -> bool:

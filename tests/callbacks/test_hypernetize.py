@@ -1276,6 +1276,13 @@ MESSAGES: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
         TypeError,
         "hypernet is 'paper', expected a mapping of arguments of HyperNetwork.",
     ),
+    (
+        lambda _: plugin(evalgrid=3),
+        TypeError,
+        "Hypernetize has no argument 'evalgrid'; its arguments are target, h, include, exclude, bind, eval, eval_grid, "
+        "predict_h, sampler, hypernet, and those of HyperNetwork: hidden_sizes, activation, norm, dropout, head, "
+        "encoding, encoding_norm, residual, init, scale, trunk. Did you mean 'eval_grid'?",
+    ),
     (lambda _: plugin(eval="gird"), ValueError, "eval is 'gird', expected 'grid' or 'center'."),
     (
         lambda _: plugin(h=None),

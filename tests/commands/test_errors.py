@@ -111,6 +111,16 @@ def test_a_mistake_in_an_argument_of_the_module_names_the_command_that_was_given
     ]
 
 
+def test_a_command_that_there_is_not_is_told_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["swep", f"--config={REGRESSION}"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "lightning-mip: error: there is no command 'swep'; the commands are fit, validate, test, predict, diagnose, "
+        "export, sweep. Did you mean 'sweep'?\n"
+    )
+
+
 def test_a_config_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.pt").write_bytes(b"PK\x80")
     with pytest.raises(SystemExit):
