@@ -37,12 +37,12 @@ class Backwards:
     """What the backwards through one network have met.
 
     Attributes:
-        task, h: the last backward in which the network ran again, and the values it ran with.
+        task, draws: the last backward in which the network ran again, and the values of the weights it ran with.
         reached: indices of the generated tensors that got a gradient.
     """
 
     task: int = -1
-    h: Mapping[str, Tensor] | None = None
+    draws: Sequence[Mapping[str, Tensor]] | None = None
     reached: set[int] = field(default_factory=set)
 
 
@@ -51,14 +51,14 @@ class Mark:
     """What has happened with the weights of one generation.
 
     Attributes:
-        h: their values.
+        draws: their values of ``h``.
         backwards: the record of their network.
         ran: a module was called with them.
         spent: a backward has used them: an optimizer may have changed what they are made of.
         versions: theirs at the end of that backward; before it a layer may write to its weight (max_norm of Embedding).
     """
 
-    h: Mapping[str, Tensor]
+    draws: Sequence[Mapping[str, Tensor]]
     backwards: Backwards
     ran: bool = False
     spent: bool = False
@@ -80,6 +80,7 @@ class Generated:
         inference: made in inference mode.
         transformed: made inside a function that torch.func transforms.
         mark: what has happened with them.
+        draw: which of the draws of the mark they are for.
         slots: where ``own`` are: id of the module, attribute; None until somebody asks.
     """
 
@@ -93,6 +94,7 @@ class Generated:
     inference: bool
     transformed: bool
     mark: Mark
+    draw: int
     slots: set[tuple[int, str]] | None = None
 
     @property
@@ -108,7 +110,7 @@ class Generated:
 
 
 class Generate(torch.autograd.Function):
-    """Generation as one node whose own graph outlives a backward.
+    """Generation, of one ``h`` or of several, as one node whose own graph outlives a backward.
 
     Several losses of one step, each with its own backward, then work as they do with ordinary parameters, although they
     share one generation. Every parameter of the hypernetwork gets a gradient (zero where unused), as DDP requires.
@@ -127,11 +129,12 @@ class Generate(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Send the gradients of the weights on to the leaves."""
         seen = ctx.mark.backwards
-        if seen.task == torch._C._current_graph_task_id() and seen.h is not ctx.mark.h:
+        if seen.task == torch._C._current_graph_task_id() and seen.draws is not ctx.mark.draws:
             raise RuntimeError(RERUN)
         ctx.mark.spent = True
         ctx.mark.versions = [*map(version_of, ctx.generated)]  # the generated tensors share theirs with the weights
-        seen.reached.update(index for index, gradient in enumerate(gradients) if gradient is not None)
+        number = len(gradients) // len(ctx.mark.draws)  # of tensors of one draw
+        seen.reached.update(index % number for index, gradient in enumerate(gradients) if gradient is not None)
         generated, again = ctx.generated, torch.is_grad_enabled()
         if again:
             # A second backward frees the graph it goes through, so it gets one of its own.

@@ -8,7 +8,7 @@ the same ones.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -226,23 +226,65 @@ class Injector:
 
     def weights(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
         """Generate ``theta(h)``: name -> tensor, with a batch dimension if ``h`` has one."""
-        own, residual = self.slots.theta0(), self.hypernet.residual
-        weights = {}
+        own = self.slots.theta0()
+        return {name: self._added(own[name], delta) for name, delta in self._deltas(h, own).items()}
+
+    def generate(self, draws: Sequence[Mapping[str, Tensor]]) -> list[Generated]:
+        """Generate the weights of each of several ``h``, together: the head is read once, and so is its gradient.
+
+        Each is for a block of its own: ``at(h, kept=...)``.
+        """
+        mark = Mark(draws, self._backwards)
+        # Of one node, torch.func and forward-mode AD see none of its inside.
+        transformed = torch._C._are_functorch_transforms_active()
+        whole = transformed or torch.autograd.forward_ad._current_level >= 0
+        leaves = self.leaves() if torch.is_grad_enabled() and not whole else []
+        if leaves:
+            tensors = iter(Generate.apply(lambda: self._flat(draws), mark, *leaves))  # type: ignore[no-untyped-call]
+            weights = [dict(zip(self.hypernet.shapes, tensors, strict=False)) for _ in draws]
+        else:
+            weights = self._weights_of(draws)
+        if not transformed:
+            for own, h in zip(weights, draws, strict=True):
+                check_finite_in_step(own, self.hypernet.space, h)
+        makers, theta0 = self._sources()
+        made_in, theta0_in = [*map(_state, makers)], {id(p): _state(p) for p in theta0}
+        versions = (*made_in, *theta0_in.values(), *_addresses(makers), *_addresses(theta0), *self._nested())
+        circumstances = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), transformed, mark
+        return [
+            Generated(own, versions, makers, made_in, theta0, theta0_in, *circumstances, draw)
+            for draw, own in enumerate(weights)
+        ]
+
+    def _flat(self, draws: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
+        return [weight for each in self._weights_of(draws) for weight in each.values()]
+
+    def _weights_of(self, draws: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+        if len(draws) == 1:
+            return [self.weights(draws[0])]
+        own = self.slots.theta0()
+        together = {name: torch.stack([h[name] for h in draws]) for name in self.hypernet.space}
+        deltas = {name: delta.unbind() for name, delta in self._deltas(together, own).items()}
+        # Not views of one tensor, of which a write to one would change the version of all.
+        return [{name: self._added(own[name], each[k]) for name, each in deltas.items()} for k in range(len(draws))]
+
+    def _deltas(self, h: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # Outside of Lightning, `network.eval()` does not reach the hypernetwork, which is no child of it.
         apart = self.hypernet.training and not self.root.training and not torch.compiler.is_compiling()
         with evaluated(self.hypernet) if apart else nullcontext():
-            deltas = self.hypernet(h)
-        for name, delta in deltas.items():
-            theta0 = own[name]
-            self.slots.check_shape(name, theta0, self.hypernet.shapes[name])
-            delta = delta.to(theta0.dtype)
-            # A copy, as the deltas are views of one tensor and a layer may write to its weight (max_norm of Embedding).
-            weights[name] = theta0 + delta if residual else delta.clone()
-        return weights
+            deltas: dict[str, Tensor] = self.hypernet(h)
+        for name in deltas:
+            self.slots.check_shape(name, own[name], self.hypernet.shapes[name])
+        return deltas
+
+    def _added(self, theta0: Tensor, delta: Tensor) -> Tensor:
+        delta = delta.to(theta0.dtype)
+        # A copy, as the deltas are views of one tensor and a layer may write to its weight (max_norm of Embedding).
+        return theta0 + delta if self.hypernet.residual else delta.clone()
 
     def check_finite_at(self, h: Mapping[str, Any]) -> None:
         """Generate the weights of ``h`` and raise FloatingPointError if they are not finite."""
-        with torch.no_grad():
+        with torch.no_grad(), evaluated(self.hypernet):
             check_finite(self.weights(h), self.hypernet.space, h)
 
     def leaves(self) -> list[Tensor]:
@@ -264,7 +306,7 @@ class Injector:
             if now is None or not now.mark.ran:
                 raise RuntimeError(RERUN)
             check_rerun()
-            self._backwards.task, self._backwards.h = task, now.mark.h
+            self._backwards.task, self._backwards.draws = task, now.mark.draws
             return False
         if now is None or unfit:
             return True
@@ -304,7 +346,7 @@ class Injector:
             return
         self._check_unwritten()
         try:
-            generated = self._generate(h)
+            (generated,) = self.generate([h])
         except BaseException:
             with self._thread.free():
                 self.slots.empty()
@@ -316,34 +358,6 @@ class Injector:
             self._generated = generated
             # Over the old ones, which a call by hand in another thread may be about to read.
             self.slots.fill(generated.weights)
-
-    def _generate(self, h: Mapping[str, Tensor]) -> Generated:
-        mark = Mark(h, self._backwards)
-        # Of one node, torch.func and forward-mode AD see none of its inside.
-        transformed = torch._C._are_functorch_transforms_active()
-        whole = transformed or torch.autograd.forward_ad._current_level >= 0
-        leaves = self.leaves() if torch.is_grad_enabled() and not whole else []
-        if leaves:
-            tensors = Generate.apply(lambda: list(self.weights(h).values()), mark, *leaves)  # type: ignore[no-untyped-call]
-            weights = dict(zip(self.hypernet.shapes, tensors, strict=True))
-        else:
-            weights = self.weights(h)
-        if not transformed:
-            check_finite_in_step(weights, self.hypernet.space, h)
-        makers, theta0 = self._sources()
-        made_in, theta0_in = [*map(_state, makers)], {id(p): _state(p) for p in theta0}
-        return Generated(
-            weights,
-            (*made_in, *theta0_in.values(), *_addresses(makers), *_addresses(theta0), *self._nested()),
-            makers,
-            made_in,
-            theta0,
-            theta0_in,
-            torch.is_grad_enabled(),
-            torch.is_inference_mode_enabled(),
-            transformed,
-            mark,
-        )
 
     def _versions(self) -> tuple[Any, ...]:
         """Changes whenever the weights would, but with a write by ``.data`` to what they are made of."""

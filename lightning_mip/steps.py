@@ -34,8 +34,11 @@ def on_draws(step: _Method) -> _Method:
         outputs, losses, sizes = [], [], []
         self._draw_losses = []
         logs = _DrawLogs(self)
-        for draw, (h, (part, size)) in enumerate(zip(draws, split_batch(batch, len(draws)), strict=True)):
-            with self._injector.at(h), replaced(self, {"log": functools.partial(logs.log, draw, size)}):
+        parts = split_batch(batch, len(draws))
+        # A graph of its own would hold no records of what it was made of.
+        kept = [None] * len(draws) if torch.compiler.is_compiling() else self._injector.generate(draws)
+        for draw, (h, (part, size), own) in enumerate(zip(draws, parts, kept, strict=True)):
+            with self._injector.at(h, own), replaced(self, {"log": functools.partial(logs.log, draw, size)}):
                 output = step(self, part, *args, **kwargs)
                 loss = output["loss"] if isinstance(output, Mapping) else output
                 if loss is not None:

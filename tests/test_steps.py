@@ -113,6 +113,47 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_samples(
     assert_close(model, expected)
 
 
+def test_the_weights_of_all_parts_are_generated_together(trainer: Trainers) -> None:
+    model, sizes = make(Drawing, draws_per_batch=3), []
+    model.hypernet.trunk.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+    trainer(max_epochs=1).fit(model, loader(14, 5), loader(seed=1))
+    assert sizes[:3] == [3, 3, 3]
+
+
+def test_a_trunk_with_batch_norm_sees_all_parts(trainer: Trainers) -> None:
+    model = make(Drawing, draws_per_batch=3, hypernet={"hidden_sizes": (4,), "norm": "batch"})
+    trainer(max_epochs=EPOCHS).fit(model, loader(14, 5), loader(seed=1))
+    (norm,) = (module for module in model.hypernet.modules() if isinstance(module, nn.BatchNorm1d))
+    assert int(norm.num_batches_tracked) == EPOCHS * 3
+
+
+class Bounded(Net):
+    """Its embedding bounds the rows that it looks up, by a write to its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Embedding(9, 5, max_norm=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x[:, 0].long() % 9).square())
+
+
+def test_a_layer_that_writes_to_its_weight_does_so_for_its_own_part(trainer: Trainers) -> None:
+    def loss(model: Any, batch: Any, step: int) -> Tensor:
+        total = torch.zeros(())
+        for lam, (x, y) in split_by_hand(model, batch, step, 2):
+            with mip.at(model, lam=lam):
+                error = model(x) - y
+            total = total + len(x) * ((1 - lam) * (error**2).mean() + lam * error.abs().mean())
+        return total / len(batch[0])
+
+    model, data = make(Drawing, draws_per_batch=2, primary=Bounded()), loader(14, 5)
+    plain = copy.deepcopy(model)
+    expected = train_by_hand(plain, loss, data)
+    trainer(max_epochs=EPOCHS).fit(model, data, loader(seed=1))
+    assert_close(model, expected)
+
+
 class Weighed(Drawing):
     """Logs the number of samples of each part, in every way of the epoch and the step."""
 
