@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import curves, memory, ranks, scaling, step_time, tables, time_to_accuracy
+from benchmarks import curves, gain, memory, ranks, scaling, step_time, tables, time_to_accuracy
 from benchmarks.curves import Point
 from benchmarks.primaries import resnet18
 from benchmarks.tasks import TASKS, Task, load
+from benchmarks.update_matching import BATCH
 from benchmarks.variants import VARIANTS
+from lightning_mip import matching
 from lightning_mip.selection import select
 
 TINY = ["--rounds", "1", "--batch", "2", "--optimizers", "fused"]
@@ -209,3 +211,17 @@ def test_page_says_how_it_was_made_but_not_where() -> None:
 
 def test_variants_are_those_of_the_tables() -> None:
     assert list(VARIANTS) == ["plain", "ours", "ours_paper", "hyperlight"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec", "ignore:.*does not have many workers")
+def test_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, count = np.random.default_rng(0), BATCH + 8
+    digits = {"x_train": rng.integers(0, 256, (count, 28, 28), dtype=np.uint8), "y_train": np.arange(count) % 10}
+    np.savez(tmp_path / "mnist.npz", **digits, train_idx=np.arange(BATCH), val_idx=np.arange(BATCH, count))
+    monkeypatch.chdir(tmp_path)  # Lightning's Transformer looks for its text there
+    tiny = ["--seeds", "1", "--train", str(BATCH), "--epochs", "1", "--batches", "1"]
+    found = rows(gain.main([*tiny, "--data", str(tmp_path)]))
+    assert [row[0] for row in found[1:]] == ["plain", *gain.GAINS]
+    assert all(float(row[column].split()[0]) > 0 for row in found[1:] for column in (3, 4))
+    assert matching._LIMITS["sgd"] == 1.25
