@@ -13,23 +13,19 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.utilities.seed import isolate_rng
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
-from lightning_mip.batches import batch_size, check_batches, copied, inputs_of
-from lightning_mip.binding import BOUND, Place, bound_at, places_of, with_gradient
+from lightning_mip.batches import batch_size, check_batches, copied
 from lightning_mip.evaluation import KEEP_BYTES
-from lightning_mip.hooks import overrides
 from lightning_mip.injection import evaluated, the_injector
-from lightning_mip.is_hyper import is_hyper
+from lightning_mip.predicting import H, at_h, bound_places, output_of
 from lightning_mip.probe import replaced
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 from lightning_mip.sweep import check_logs, evaluate, own_trainer
 
-H = Mapping[str, Tensor]
 By = str | Callable[[Any], Any] | None
 
 
@@ -124,14 +120,14 @@ class FunctionMetric:
                 return self._slope(h_of(point), point, group)
         except Exception:
             # Code may take a number where an attribute holds a tensor now. The other searches raise what else it is.
-            if not _places(self.model):
+            if not bound_places(self.model):
                 raise
             return float("nan"), None
 
     def _slope(self, h: H, point: Tensor, group: Any) -> tuple[float, Tensor | None]:
         total, weight, gradient = 0.0, 0.0, torch.zeros_like(point)
         # Tensors of their own, to see whether the gradient comes to what each attribute holds.
-        held = {name: h[name].clone() for name in _places(self.model) if name in h and h[name].requires_grad}
+        held = {name: h[name].clone() for name in bound_places(self.model) if name in h and h[name].requires_grad}
         reached: set[str] = set()
         all_groups: list[Any] = []
         with at_h(self.model, h, attributes={**h, **held}):
@@ -345,49 +341,6 @@ def groups_of(batch: Any, by: By, samples: int | None) -> list[Any]:
     if len(groups) != samples:
         raise ValueError(f"by gives {len(groups)} groups for a batch of {samples} samples, expected one per sample.")
     return groups
-
-
-@contextmanager
-def at_h(model: Any, h: H, kept: Any = None, attributes: H | None = None) -> Iterator[Any]:
-    """Run the network in ``model`` at ``h``, with the attributes that a plug-in has bound; yields weights to be kept.
-
-    Args:
-        model: a module with a hypernetized network, as the plug-in has left it, or a copy of one; or the network.
-        h: component -> value.
-        kept: what an earlier block for the same ``h`` yielded.
-        attributes: the same for the attributes; what wants a gradient keeps it. None for ``h`` without gradients.
-    """
-    places = _places(model)
-    if attributes is None:
-        attributes = {name: value.detach() for name, value in h.items()}
-    with ExitStack() as undo:
-        if is_hyper(model):
-            undo.enter_context(replaced(model, {"_current": None}))
-        generated = undo.enter_context(the_injector(model).at(h, kept))
-        # A network that was hypernetized anew may have other components than those that were bound before.
-        known = {name: place for name, place in places.items() if name in h}
-        undo.enter_context(bound_at(known, attributes, with_gradient))
-        yield generated
-
-
-def _places(model: Any) -> dict[str, Place]:
-    """What a plug-in has bound: the attributes of the module by its record, those that the network reads by its own."""
-    return {**the_injector(model).bound_places, **places_of(model, getattr(model, BOUND, ()))}
-
-
-def output_of(model: Any) -> Callable[[Any, int], Any]:
-    """A function of (batch, index) that gives what the model predicts.
-
-    A LightningModule's ``predict_step`` where it has one, else the network on as many items of the batch as its
-    ``forward`` requires.
-    """
-    if is_hyper(model) or (hasattr(model, "predict_step") and overrides(model, "predict_step")):
-        if is_param_in_hook_signature(model.predict_step, "batch_idx", min_args=2):
-            return lambda batch, index: model.predict_step(batch, index)
-        return lambda batch, index: model.predict_step(batch)
-    lightning = hasattr(model, "predict_step") and not overrides(model, "forward")
-    network = the_injector(model).root if lightning else model
-    return lambda batch, index: network(*inputs_of(network, batch))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_mip.injection import evaluated
-from lightning_mip.measure import at_h
+from lightning_mip.predicting import at_h
 
 _FORMS = "(H, W), (1 or 3, H, W) or (N, 1 or 3, H, W)"
 

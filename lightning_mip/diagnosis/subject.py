@@ -24,7 +24,7 @@ from lightning_mip.copies import without_graphs
 from lightning_mip.hooks import overrides
 from lightning_mip.injection import Injector, the_injector
 from lightning_mip.is_hyper import is_hyper
-from lightning_mip.measure import at_h
+from lightning_mip.predicting import at_h
 from lightning_mip.probe import replaced
 from lightning_mip.space import HSpace
 
