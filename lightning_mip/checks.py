@@ -75,9 +75,7 @@ def warn_of_lost_write(now: Generated, stacklevel: int) -> bool:
     """Warn of a generated tensor that was written to since its backward; returns whether there is one."""
     if not now.mark.spent:
         return False
-    first = now.draw * len(now.weights)
-    then = now.mark.versions[first : first + len(now.weights)]
-    each = zip(now.weights, map(version_of, now.weights.values()), then, strict=True)
+    each = zip(now.weights, map(version_of, now.weights.values()), now.mark.versions, strict=True)
     name = next((name for name, version, before in each if version != before), None)
     if name is None:
         return False

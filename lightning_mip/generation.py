@@ -37,12 +37,12 @@ class Backwards:
     """What the backwards through one network have met.
 
     Attributes:
-        task, draws: the last backward in which the network ran again, and the values of the weights it ran with.
+        task, h: the last backward in which the network ran again, and the values it ran with.
         reached: indices of the generated tensors that got a gradient.
     """
 
     task: int = -1
-    draws: Sequence[Mapping[str, Tensor]] | None = None
+    h: Mapping[str, Tensor] | None = None
     reached: set[int] = field(default_factory=set)
 
 
@@ -51,14 +51,14 @@ class Mark:
     """What has happened with the weights of one generation.
 
     Attributes:
-        draws: their values of ``h``.
+        h: their values.
         backwards: the record of their network.
         ran: a module was called with them.
         spent: a backward has used them: an optimizer may have changed what they are made of.
         versions: theirs at the end of that backward; before it a layer may write to its weight (max_norm of Embedding).
     """
 
-    draws: Sequence[Mapping[str, Tensor]]
+    h: Mapping[str, Tensor]
     backwards: Backwards
     ran: bool = False
     spent: bool = False
@@ -80,7 +80,6 @@ class Generated:
         inference: made in inference mode.
         transformed: made inside a function that torch.func transforms.
         mark: what has happened with them.
-        draw: which of the draws of the mark they are for.
         slots: where ``own`` are: id of the module, attribute; None until somebody asks.
     """
 
@@ -94,7 +93,6 @@ class Generated:
     inference: bool
     transformed: bool
     mark: Mark
-    draw: int
     slots: set[tuple[int, str]] | None = None
 
     @property
@@ -109,6 +107,33 @@ class Generated:
         return sum(weight.nbytes for weight in self.weights.values())
 
 
+def note_backward(mark: Mark, weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Note a backward through the weights of one ``h``; RuntimeError if the network ran again in it at another."""
+    seen = mark.backwards
+    if seen.task == torch._C._current_graph_task_id() and seen.h is not mark.h:
+        raise RuntimeError(RERUN)
+    mark.spent = True
+    mark.versions = [*map(version_of, weights)]
+    seen.reached.update(index for index, gradient in enumerate(gradients) if gradient is not None)
+
+
+class Part(torch.autograd.Function):
+    """The weights of one ``h`` of several that were generated together: passes them on, and notes their backward."""
+
+    @staticmethod
+    def forward(ctx: Any, mark: Mark, *weights: Tensor) -> tuple[Tensor, ...]:
+        """Pass the weights on; what is written to them is written to what was generated."""
+        ctx.mark, ctx.weights = mark, weights
+        ctx.set_materialize_grads(False)
+        return tuple(weight.detach() for weight in weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Note it, and pass the gradients on."""
+        note_backward(ctx.mark, ctx.weights, gradients)
+        return None, *gradients
+
+
 class Generate(torch.autograd.Function):
     """Generation, of one ``h`` or of several, as one node whose own graph outlives a backward.
 
@@ -117,8 +142,10 @@ class Generate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, generate: Callable[[], list[Tensor]], mark: Mark, *leaves: Tensor) -> tuple[Tensor, ...]:
-        """Generate, and keep the graph."""
+    def forward(
+        ctx: Any, generate: Callable[[], list[Tensor]], mark: Mark | None, *leaves: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Generate, and keep the graph; with a mark, of one ``h``, its backward is noted there."""
         with torch.enable_grad():
             ctx.generated = generate()
         ctx.generate, ctx.leaves, ctx.mark = generate, leaves, mark
@@ -128,13 +155,8 @@ class Generate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Send the gradients of the weights on to the leaves."""
-        seen = ctx.mark.backwards
-        if seen.task == torch._C._current_graph_task_id() and seen.draws is not ctx.mark.draws:
-            raise RuntimeError(RERUN)
-        ctx.mark.spent = True
-        ctx.mark.versions = [*map(version_of, ctx.generated)]  # the generated tensors share theirs with the weights
-        number = len(gradients) // len(ctx.mark.draws)  # of tensors of one draw
-        seen.reached.update(index % number for index, gradient in enumerate(gradients) if gradient is not None)
+        if ctx.mark is not None:
+            note_backward(ctx.mark, ctx.generated, gradients)  # which share their versions with the weights
         generated, again = ctx.generated, torch.is_grad_enabled()
         if again:
             # A second backward frees the graph it goes through, so it gets one of its own.

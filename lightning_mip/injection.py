@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lightning_mip.checks import check_finite, check_finite_in_step, warn_of_lost_write, warn_of_untrained
-from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark, check_rerun
+from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark, Part, check_rerun
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.one_thread import OneThread
 from lightning_mip.shown import shown
@@ -229,32 +229,30 @@ class Injector:
         own = self.slots.theta0()
         return {name: self._added(own[name], delta) for name, delta in self._deltas(h, own).items()}
 
-    def generate(self, draws: Sequence[Mapping[str, Tensor]]) -> list[Generated]:
-        """Generate the weights of each of several ``h``, together: the head is read once, and so is its gradient.
+    def generate(self, draws: Sequence[Mapping[str, Tensor]]) -> Iterator[Generated]:
+        """Generate the weights of several ``h`` together: the head is read once, and its gradient is written once.
 
-        Each is for a block of its own: ``at(h, kept=...)``.
+        Each is taken just before its block, ``at(h, kept=...)``, as a backward meets what was made last first.
         """
-        mark = Mark(draws, self._backwards)
         # Of one node, torch.func and forward-mode AD see none of its inside.
         transformed = torch._C._are_functorch_transforms_active()
         whole = transformed or torch.autograd.forward_ad._current_level >= 0
         leaves = self.leaves() if torch.is_grad_enabled() and not whole else []
-        if leaves:
-            tensors = iter(Generate.apply(lambda: self._flat(draws), mark, *leaves))  # type: ignore[no-untyped-call]
-            weights = [dict(zip(self.hypernet.shapes, tensors, strict=False)) for _ in draws]
-        else:
-            weights = self._weights_of(draws)
-        if not transformed:
-            for own, h in zip(weights, draws, strict=True):
-                check_finite_in_step(own, self.hypernet.space, h)
+        marks, names = [Mark(h, self._backwards) for h in draws], list(self.hypernet.shapes)
+        mark = marks[0] if len(marks) == 1 else None
+        flat = Generate.apply(lambda: self._flat(draws), mark, *leaves) if leaves else self._flat(draws)  # type: ignore[no-untyped-call]
         makers, theta0 = self._sources()
         made_in, theta0_in = [*map(_state, makers)], {id(p): _state(p) for p in theta0}
         versions = (*made_in, *theta0_in.values(), *_addresses(makers), *_addresses(theta0), *self._nested())
-        circumstances = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), transformed, mark
-        return [
-            Generated(own, versions, makers, made_in, theta0, theta0_in, *circumstances, draw)
-            for draw, own in enumerate(weights)
-        ]
+        circumstances = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), transformed
+        for k, (h, own) in enumerate(zip(draws, marks, strict=True)):
+            part = flat[k * len(names) : (k + 1) * len(names)]
+            if leaves and mark is None:
+                part = Part.apply(own, *part)  # type: ignore[no-untyped-call]
+            weights = dict(zip(names, part, strict=True))
+            if not transformed:
+                check_finite_in_step(weights, self.hypernet.space, h)
+            yield Generated(weights, versions, makers, made_in, theta0, theta0_in, *circumstances, own)
 
     def _flat(self, draws: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
         return [weight for each in self._weights_of(draws) for weight in each.values()]
@@ -306,7 +304,7 @@ class Injector:
             if now is None or not now.mark.ran:
                 raise RuntimeError(RERUN)
             check_rerun()
-            self._backwards.task, self._backwards.draws = task, now.mark.draws
+            self._backwards.task, self._backwards.h = task, now.mark.h
             return False
         if now is None or unfit:
             return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,8 +35,8 @@ def on_draws(step: _Method) -> _Method:
         self._draw_losses = []
         logs = _DrawLogs(self)
         parts = split_batch(batch, len(draws))
-        # A graph of its own would hold no records of what it was made of.
-        kept = [None] * len(draws) if torch.compiler.is_compiling() else self._injector.generate(draws)
+        compiling = torch.compiler.is_compiling()
+        kept: Iterable[Any] = [None] * len(draws) if compiling else self._injector.generate(draws)
         for draw, (h, (part, size), own) in enumerate(zip(draws, parts, kept, strict=True)):
             with self._injector.at(h, own), replaced(self, {"log": functools.partial(logs.log, draw, size)}):
                 output = step(self, part, *args, **kwargs)

@@ -65,6 +65,9 @@ class Sweep:
 
     def __str__(self) -> str:
         columns = {name: [name, *(f"{x:.5g}" for x in numbers)] for name, numbers in self.columns().items()}
+        for name, prior in self.space.items():
+            if not prior.event_shape:
+                columns[name] = [name, *(prior.text(h[name]) for h in self.h)]
         widths = [max(map(len, column)) for column in columns.values()]
         rows = zip(*columns.values(), strict=True)
         return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)

@@ -113,8 +113,36 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_samples(
     assert_close(model, expected)
 
 
-def test_the_weights_of_all_parts_are_generated_together(trainer: Trainers) -> None:
-    model, sizes = make(Drawing, draws_per_batch=3), []
+class Carrying(Drawing):
+    """Adds the loss of the first part to that of the second."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        earlier = self.__dict__.pop("_earlier", None)
+        if earlier is None:
+            self.__dict__["_earlier"] = loss
+        return None if earlier is None else earlier + loss
+
+
+def test_a_part_that_is_recomputed_in_the_backward_of_another_is_refused(trainer: Trainers) -> None:
+    with pytest.raises(RuntimeError, match=r"^The network runs again during the backward \(activation checkpointing\)"):
+        trainer(max_epochs=1).fit(
+            make(Carrying, draws_per_batch=2, primary=Recomputing()), loader(4, 4), loader(seed=1)
+        )
+
+
+class Penalized(Drawing):
+    """Looks at the gradient of theta0 in the step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        torch.autograd.grad(loss, self.primary.last.bias, retain_graph=True)
+        return loss
+
+
+@pytest.mark.parametrize("kind", [Drawing, Penalized])
+def test_the_weights_of_all_parts_are_generated_together(trainer: Trainers, kind: type[Drawing]) -> None:
+    model, sizes = make(kind, draws_per_batch=3), []
     model.hypernet.trunk.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
     trainer(max_epochs=1).fit(model, loader(14, 5), loader(seed=1))
     assert sizes[:3] == [3, 3, 3]

@@ -39,6 +39,9 @@ def test_printed_it_is_a_table(table: mip.Sweep) -> None:
         "0.5     0     1         2          -2",
         "0.5     1     0       nan         nan",
     ]
+    space = mip.HSpace({"id": mip.Categorical(values=[1234567, 1234568])})
+    ids = mip.Sweep(space, space.grid(2), {"loss": torch.tensor([1.0, 2.0])})
+    assert str(ids).splitlines() == ["     id  loss", "1234567     1", "1234568     2"]
 
 
 def test_best_is_the_lowest_or_highest_and_no_nan(table: mip.Sweep) -> None:

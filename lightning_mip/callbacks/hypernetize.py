@@ -100,6 +100,7 @@ class Hypernetize(L.Callback):
         if not (hypernet is None or isinstance(hypernet, Mapping)):
             raise TypeError(f"hypernet is {shown(hypernet)}, expected a mapping of arguments of HyperNetwork.")
         check_known({k: v for k, v in arguments.items() if k != "force"}, type(self).__name__, _ARGUMENTS)
+        check_known(hypernet or {})
         self.target = target
         self.space = h if isinstance(h, HSpace) else HSpace(h or {})
         self.arguments = {"include": include, "exclude": exclude, **(hypernet or {}), **arguments}

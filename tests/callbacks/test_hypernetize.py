@@ -1283,6 +1283,12 @@ MESSAGES: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
         "predict_h, sampler, hypernet, and those of HyperNetwork: hidden_sizes, activation, norm, dropout, head, "
         "encoding, encoding_norm, residual, init, scale, trunk. Did you mean 'eval_grid'?",
     ),
+    (
+        lambda _: plugin(hypernet={"hed": 1}),
+        TypeError,
+        "HyperNetwork has no argument 'hed'; its arguments are hidden_sizes, activation, norm, dropout, head, "
+        "encoding, encoding_norm, residual, init, scale, trunk. Did you mean 'head'?",
+    ),
     (lambda _: plugin(eval="gird"), ValueError, "eval is 'gird', expected 'grid' or 'center'."),
     (
         lambda _: plugin(h=None),
