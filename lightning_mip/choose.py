@@ -57,9 +57,11 @@ class Choice:
         """The numbers of ``h`` whose best value is the lowest or highest of the grid: beyond it may be a better one."""
         found = []
         for name in self.curve.varying:
-            values = self.curve.values(name)
-            if not self.curve.space[name].event_shape and _is_continuous(self.curve.space[name]):
-                found += [name] if not bool(values.min() < self.h[name] < values.max()) else []
+            prior, values = self.curve.space[name], self.curve.values(name)
+            if prior.event_shape or not _is_continuous(prior):
+                continue
+            if not bool(values.min() < self.h[name] < values.max()):
+                found.append(name)
         return found
 
     def __str__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -40,8 +41,6 @@ from lightning_mip.space import HSpace
 from lightning_mip.surroundings import check_module, check_no_early_copy, check_order, check_strategy
 from lightning_mip.training import ChangeWatch, add_left_out, check_used, match, refusal, warn_of_unused
 from lightning_mip.unread import warn_of_unread
-
-_ARGUMENTS = ("target", "h", "include", "exclude", "bind", "eval", "eval_grid", "predict_h", "sampler", "hypernet")
 
 
 class Hypernetize(L.Callback):
@@ -99,7 +98,10 @@ class Hypernetize(L.Callback):
             raise TypeError(f"sampler is {shown(sampler)}, expected a SampleH, such as SampleH(strategy='sobol').")
         if not (hypernet is None or isinstance(hypernet, Mapping)):
             raise TypeError(f"hypernet is {shown(hypernet)}, expected a mapping of arguments of HyperNetwork.")
-        check_known({k: v for k, v in arguments.items() if k != "force"}, type(self).__name__, _ARGUMENTS)
+        own = [
+            name for name, each in inspect.signature(Hypernetize).parameters.items() if each.kind != each.VAR_KEYWORD
+        ]
+        check_known({name: value for name, value in arguments.items() if name != "force"}, "Hypernetize", own)
         check_known(hypernet or {})
         self.target = target
         self.space = h if isinstance(h, HSpace) else HSpace(h or {})
