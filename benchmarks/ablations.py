@@ -17,9 +17,10 @@ from itertools import product
 from typing import Any
 
 from benchmarks import pages, tables
+from benchmarks.arguments import parsed
 from benchmarks.convergence import spread_of
 from benchmarks.parametrizations import ACTIVATIONS
-from benchmarks.results import SEARCH_SEED, SEEDS, Study, complete, options, parser, read
+from benchmarks.results import SEARCH_SEED, SEEDS, Study, complete, parser, read
 from benchmarks.runs import Cell
 from benchmarks.tasks import shifted
 from benchmarks.variants import installed
@@ -179,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     argv = sys.argv[1:] if argv is None else list(argv)
     known = parser("Ablations of the hypernetwork on one task.")
     known.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
-    given = options(known, argv)
+    given = parsed(known, argv)
     path = given.runs / "ablations.jsonl"
     study = Study(cells(given.axes), read(path), given.budget, given.seeds)
     if not given.tables:

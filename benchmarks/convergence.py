@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from itertools import product
 
 from benchmarks import figures, pages, tables
+from benchmarks.arguments import parsed
 from benchmarks.parametrizations import WAYS
-from benchmarks.results import FACTOR, SEARCH_SEED, SEEDS, Study, complete, options, parser, read
+from benchmarks.results import FACTOR, SEARCH_SEED, SEEDS, Study, complete, parser, read
 from benchmarks.runs import Cell, Result
 from benchmarks.tasks import TASKS, Task, load
 from benchmarks.variants import installed
@@ -201,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     known = parser("Convergence of parametrizations on three tasks.")
     known.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     known.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    given = options(known, argv)
+    given = parsed(known, argv)
     ways = [way for way in given.ways if way != "HyperLight" or "hyperlight" in installed()]
     path = given.runs / "convergence.jsonl"
     study = Study(cells(given.tasks, ways), read(path), given.budget, given.seeds)

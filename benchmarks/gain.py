@@ -10,7 +10,6 @@ that it has and at twice as much, beside the plain network.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import warnings
@@ -25,6 +24,7 @@ from lightning.pytorch.demos import LightningTransformer
 
 import lightning_mip as mip
 from benchmarks import tables
+from benchmarks.arguments import parsed, with_data
 from benchmarks.matching_tasks import load
 from benchmarks.update_matching import Setting, cell, finals
 from examples.plugin import tour
@@ -109,12 +109,8 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--train", type=int, default=4000, help="training digits")
     parser.add_argument("--epochs", type=int, default=24, help="of digits")
     parser.add_argument("--batches", type=int, default=None, help="of text, by default all")
-    data = os.environ.get("LIGHTNING_MIP_DATA")
-    parser.add_argument("--data", type=Path, default=data, help="folder of mnist.npz, or LIGHTNING_MIP_DATA")
     parser.add_argument("--out", type=Path, default=None, help="where to write the page")
-    arguments = parser.parse_args(argv)
-    if arguments.data is None:
-        parser.error("give --data or set LIGHTNING_MIP_DATA")
+    arguments = parsed(with_data(parser, "mnist.npz"), argv)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     digits = load(arguments.data, arguments.train)

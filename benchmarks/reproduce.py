@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import ablations, convergence, tables
+from benchmarks.arguments import parsed
 from benchmarks.parametrizations import WAYS
-from benchmarks.results import Results, Study, complete, key, options, parser, read
+from benchmarks.results import Results, Study, complete, key, parser, read
 from benchmarks.runs import Cell, Run
 from benchmarks.tasks import TASKS
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     known = parser("Make the tables of docs/reproduction again.")
     known.add_argument("--full", action="store_true", help="all searches and seeds, hours on a small machine")
     known.add_argument("--page", type=Path, default=PAGE, help="folder of the CSV files that the small one reads")
-    given = options(known, argv)
+    given = parsed(known, argv)
     if given.full:
         passed = [word for word in argv if word != "--full"]
         return convergence.main(passed) + "\n\n" + ablations.main(passed)

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
-import os
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import with_data
 from benchmarks.runs import STEPS, Cell, Result, Run, train
 
 FOLDER = Path("runs/reproduction")
@@ -204,9 +204,7 @@ def _progress(study: Study, run: Run, result: Result, workers: int) -> None:
 
 def parser(description: str) -> argparse.ArgumentParser:
     """The options that all programs of the reproduction share."""
-    parser = argparse.ArgumentParser(description=description)
-    data = os.environ.get("LIGHTNING_MIP_DATA")
-    parser.add_argument("--data", type=Path, default=data, help="folder of the .npz files, or LIGHTNING_MIP_DATA")
+    parser = with_data(argparse.ArgumentParser(description=description))
     parser.add_argument("--runs", type=Path, default=FOLDER, help="folder of the results of single runs")
     parser.add_argument("--workers", type=int, default=1, help="processes, with one thread each")
     parser.add_argument("--budget", type=float, default=1.0, help="factor of the steps of each run")
@@ -214,11 +212,3 @@ def parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--tables", action="store_true", help="run nothing, make the tables of what there is")
     parser.add_argument("--out", type=Path, help="folder to write tables and figures to")
     return parser
-
-
-def options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    given = parser.parse_args(argv)
-    if given.data is None:
-        parser.error("give --data or set LIGHTNING_MIP_DATA")
-    return given

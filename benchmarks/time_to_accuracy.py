@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import tables
+from benchmarks.arguments import parsed, with_data
 from benchmarks.curves import Curve, Run, best, milliseconds_per_step, reached, train_in_turn
 from benchmarks.tasks import TASKS, Task, load
 from benchmarks.training import OPTIMIZERS, WAYS
@@ -151,9 +151,7 @@ def measure(task: Task, given: argparse.Namespace) -> dict[Setting, list[Curve]]
 
 def options(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Time to a fixed quality on three tasks.")
-    data = os.environ.get("LIGHTNING_MIP_DATA")
-    parser.add_argument("--data", type=Path, default=data, help="folder of the .npz files, or LIGHTNING_MIP_DATA")
+    parser = with_data(argparse.ArgumentParser(description="Time to a fixed quality on three tasks."))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--variants", nargs="+", choices=[v for v in VARIANTS if v != "plain"])
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=["adam"])
@@ -167,9 +165,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few steps, one seed and learning rate: see that it runs")
     parser.add_argument("--curves", type=Path, help="write all curves there, in JSON")
     parser.add_argument("--out", type=Path, help="write the tables there, in markdown")
-    given = parser.parse_args(argv)
-    if given.data is None:
-        parser.error("give --data or set LIGHTNING_MIP_DATA")
+    given = parsed(parser, argv)
     given.variants = given.variants or [name for name in ("ours", "hyperlight") if name in installed()]
     if given.quick:
         given.seeds, given.lrs = given.seeds[:1], given.lrs[1:2] or given.lrs

@@ -19,7 +19,6 @@ and ``heads`` the labels do not depend on h, so that the plain network is the me
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import warnings
@@ -35,6 +34,7 @@ import torch.nn.functional as F
 
 import lightning_mip as mip
 from benchmarks import tables
+from benchmarks.arguments import parsed, with_data
 from benchmarks.matching_tasks import NETWORKS, Digits, load, midpoints, shifted
 from benchmarks.training import stepper
 from benchmarks.variants import VARIANTS, installed
@@ -308,12 +308,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train", type=int, default=4000, help="training digits")
-    data = os.environ.get("LIGHTNING_MIP_DATA")
-    parser.add_argument("--data", type=Path, default=data, help="folder of mnist.npz, or LIGHTNING_MIP_DATA")
     parser.add_argument("--out", type=Path, default=None, help="where to write the page")
-    arguments = parser.parse_args(argv)
-    if arguments.data is None:
-        parser.error("give --data or set LIGHTNING_MIP_DATA")
+    arguments = parsed(with_data(parser, "mnist.npz"), argv)
     torch.set_num_threads(1)  # the networks are too small to gain by more
     warnings.filterwarnings("ignore", "Norm layers keep running statistics")
     digits = load(arguments.data, arguments.train)
