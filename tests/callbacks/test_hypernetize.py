@@ -1284,6 +1284,13 @@ MESSAGES: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
         "encoding, encoding_norm, residual, init, scale, trunk. Did you mean 'eval_grid'?",
     ),
     (
+        lambda _: plugin(wxyz=1),
+        TypeError,
+        "Hypernetize has no argument 'wxyz'; its arguments are target, h, include, exclude, bind, eval, eval_grid, "
+        "predict_h, sampler, hypernet, and those of HyperNetwork: hidden_sizes, activation, norm, dropout, head, "
+        "encoding, encoding_norm, residual, init, scale, trunk.",
+    ),
+    (
         lambda _: plugin(hypernet={"hed": 1}),
         TypeError,
         "HyperNetwork has no argument 'hed'; its arguments are hidden_sizes, activation, norm, dropout, head, "

@@ -283,4 +283,4 @@ def test_a_command_with_any_options(checkpoint: str, name: str, data: st.DataObj
 @fuzz(10, shrink=False)
 @given(name=st.sampled_from(["fit", "validate", "predict", "export", "diagnose", "sweep", "x"]), words=st.lists(texts))
 def test_a_command_with_any_words(name: str, words: list[str]) -> None:
-    assert isinstance(command([name, *words], "arguments", "argument", "ckpt_path"), (Refused, type(None)))
+    assert isinstance(command([name, *words], "command", "arguments", "argument", "ckpt_path"), (Refused, type(None)))
