@@ -239,6 +239,7 @@ class Injector:
         whole = transformed or torch.autograd.forward_ad._current_level >= 0
         leaves = self.leaves() if torch.is_grad_enabled() and not whole else []
         marks, names = [Mark(h, self._backwards) for h in draws], list(self.hypernet.shapes)
+        # Of one h, as in most steps, the node of the generation notes the backward itself, which saves one more.
         mark = marks[0] if len(marks) == 1 else None
         flat = Generate.apply(lambda: self._flat(draws), mark, *leaves) if leaves else self._flat(draws)  # type: ignore[no-untyped-call]
         makers, theta0 = self._sources()
