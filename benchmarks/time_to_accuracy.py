@@ -6,7 +6,8 @@
 Bayesian digits, registration of brain slices with HyperMorph's loss, segmentation of blood cells over scale: see
 `benchmarks.tasks`. All variants go through one training loop with the same first weights, batches, prior of h and
 optimizer class, each at every learning rate of a list. The target is a fraction of the best that HyperLight reaches at
-any of them, as the mean over seeds; each variant then counts with the learning rate that gets there first.
+any of them, as the mean over seeds; each variant then counts with the learning rate that gets there first. Where h is
+nothing but noise the plain network trains, too: the floor.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from benchmarks.variants import VARIANTS, installed
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 QUICK_BLOCKS = 2
 # What each trains with where nothing is said: HyperLight's documentation has torch's own default Adam.
-DEFAULTS = {"ours": "fused", "hyperlight": "adam"}
+DEFAULTS = {"ours": "fused", "hyperlight": "adam", "plain": "fused"}
 # Variant, optimizer and learning rate: what is compared, over seeds.
 Setting = tuple[str, str, float]
 HEADER = ("variant", "optimizer", "lr", "best", "spread", "reached", "steps to target", "s to target", "ms per step")
@@ -73,7 +74,7 @@ def chosen(results: dict[Setting, list[Curve]], target: float) -> dict[tuple[str
 
 def section(task: Task, results: dict[Setting, list[Curve]], given: argparse.Namespace) -> str:
     """What the task is, the table of all settings, and the ratios."""
-    reference = "hyperlight" if "hyperlight" in given.variants else given.variants[0]
+    reference = "hyperlight" if "hyperlight" in given.variants else next(iter(results))[0]
     target = target_of(results, reference, given.fraction, task.baseline)
     picks = chosen(results, target)
     rows = []
@@ -136,7 +137,8 @@ def compared(
 
 def measure(task: Task, given: argparse.Namespace) -> dict[Setting, list[Curve]]:
     """The curves of every setting, one for each seed."""
-    settings = [(v, o, lr) for v in given.variants for o in given.optimizers for lr in given.lrs]
+    variants = [v for v in given.variants if v != "plain" or task.plain_too]
+    settings = [(v, o, lr) for v in variants for o in given.optimizers for lr in given.lrs]
     results: dict[Setting, list[Curve]] = {setting: [] for setting in settings}
     for seed in given.seeds:
         runs = [Run(*setting, seed) for setting in settings]
@@ -153,7 +155,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = with_data(argparse.ArgumentParser(description="Time to a fixed quality on three tasks."))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--variants", nargs="+", choices=[v for v in VARIANTS if v != "plain"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS)
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=["adam"])
     parser.add_argument("--lrs", nargs="+", type=float, default=list(RATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -166,7 +168,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--curves", type=Path, help="write all curves there, in JSON")
     parser.add_argument("--out", type=Path, help="write the tables there, in markdown")
     given = parsed(parser, argv)
-    given.variants = given.variants or [name for name in ("ours", "hyperlight") if name in installed()]
+    given.variants = given.variants or [name for name in ("plain", "ours", "hyperlight") if name in installed()]
     if given.quick:
         given.seeds, given.lrs = given.seeds[:1], given.lrs[1:2] or given.lrs
     if given.threads:

@@ -35,6 +35,7 @@ class Task:
         steps: after which training is at its end, or nearly.
         every: steps between evaluations.
         baseline: the metric of doing nothing.
+        plain_too: h is nothing but noise, so that the plain network learns the task, too: the floor.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Task:
     steps: int
     every: int
     baseline: float = 0.0
+    plain_too: bool = False
 
     def qualities(self, at: At) -> list[float]:
         """Evaluate the networks at the grid of h."""

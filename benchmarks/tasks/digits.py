@@ -49,6 +49,7 @@ def load(data: Path) -> Task:
         batch_size=64,
         steps=1000,
         every=25,
+        plain_too=True,
     )
 
 

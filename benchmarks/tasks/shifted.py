@@ -1,4 +1,4 @@
-"""Digits whose label h shifts by 0 to 3: quick, and nothing can be learned without h.
+"""Digits whose label h shifts by 0 to 3: quick, and without h no more than one shift of four can be learned.
 
 Of an h with several components the first one decides; the others are there to be ignored, so that the task is as hard
 with sixteen of them as with one.

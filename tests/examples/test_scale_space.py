@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("matplotlib")
 import lightning_mip as mip
 from examples.common.unet import RescalingUNet
 from examples.scale_space import demo
@@ -224,7 +223,7 @@ def test_operations_are_those_of_the_convolutions_and_grow_with_phi() -> None:
 
 
 def test_time_is_per_image_and_of_the_fastest_round() -> None:
-    slept = iter([0.03, 0.001, 0.02])
+    slept = iter([0.3, 0.001, 0.3])
 
     class Slow(RescalingUNet):
         def forward(self, x: Tensor, factor: float = 0.5) -> Tensor:
@@ -233,7 +232,7 @@ def test_time_is_per_image_and_of_the_fastest_round() -> None:
 
     found = milliseconds({0.5: Slow(1, 2, (2, 3))}, torch.rand(4, 1, 8, 8), rounds=3)
     # A millisecond for four images, and what a busy machine adds.
-    assert 0.25 <= found[0.5] < 5
+    assert 0.25 <= found[0.5] < 70
 
 
 def config_of(name: str, folder: Path) -> list[str]:
