@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from lightning_mip.batches import inputs_of
+from lightning_mip.batches import inputs_of, moved
 from lightning_mip.binding import write_into
 from lightning_mip.checks import check_finite
 from lightning_mip.hypernetwork import HyperNetwork, Priors
-from lightning_mip.injection import Injector, check_module, evaluated, injectors, the_injector
+from lightning_mip.injection import Injector, check_module, evaluated, the_injector
 from lightning_mip.report import Summary, available_memory, summarize
 from lightning_mip.selection import Patterns, select
 from lightning_mip.shown import on_one_line
@@ -70,22 +70,25 @@ def hypernetize(
     names = select(module, include, exclude)
     theta0 = {name: module.get_parameter(name) for name in names}
     shapes = {name: parameter.shape for name, parameter in theta0.items()}
+    # What is given as a module cannot be made anew.
+    is_module = isinstance(hypernet, HyperNetwork)
+    recipe = None if is_module or arguments.get("trunk") is not None else hypernet or arguments
+    device = next(iter(theta0.values())).device
     if hypernet is None:
         check_known(arguments)
-    # What is given as a module cannot be made anew.
-    given_modules = isinstance(hypernet, HyperNetwork) or arguments.get("trunk") is not None
-    recipe = None if given_modules else hypernet or arguments
-    if hypernet is None:
         if not force:
-            _check_memory(space, theta0, arguments)
+            _check_memory(_plan(space, theta0, arguments), device)
         hypernet = HyperNetwork(space, shapes, **arguments)
-        hypernet.initialize_ratio(theta0)
-        _silence_padding(module, names, hypernet)
     else:
         hypernet = _made(hypernet, space, shapes)
         _check_fits(hypernet, space, shapes, arguments)
-    first = next(iter(theta0.values()))
-    hypernet.to(device=first.device, dtype=_dtype(theta0))
+        if not (is_module or force):
+            _check_memory(summarize(hypernet), device)
+    if hypernet.is_fresh and not is_module:
+        hypernet.initialize_ratio(theta0)
+        _silence_padding(module, names, hypernet)
+    hypernet.is_fresh = False
+    hypernet.to(device=device, dtype=_dtype(theta0))
     _warn_of_batch_norm(module)
     injector = Injector(module, hypernet, names)
     injector.recipe = recipe
@@ -250,9 +253,8 @@ def _dtype(theta0: Mapping[str, Tensor]) -> torch.dtype:
     return torch.promote_types(next(iter(theta0.values())).dtype, torch.float32)
 
 
-def _check_memory(space: HSpace, theta0: Mapping[str, Tensor], arguments: dict[str, Any]) -> None:
-    report = _plan(space, theta0, arguments)
-    available = available_memory(next(iter(theta0.values())).device)
+def _check_memory(report: Summary, device: torch.device) -> None:
+    available = available_memory(device)
     if available is not None and report.training_bytes > available:
         raise MemoryError(
             f"{report}\nTraining this hypernetwork takes {report.training_bytes / 2**30:.1f} GiB, the device has "
@@ -335,19 +337,16 @@ def _recalibrate(module: nn.Module, batches: Iterable[Any]) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
-    seen = 0
+    seen, device = 0, next(module.parameters()).device
     with torch.no_grad():
         for seen, batch in enumerate(batches, start=1):
             for norm in norms:
                 # None is the mean over all calls, but InstanceNorm takes it for "do not update".
                 norm.momentum = None if isinstance(norm, _BatchNorm) else 1 / seen
-            module(*inputs_of(module, batch))
+            module(*moved(inputs_of(module, batch), device))
     if not seen:
         raise ValueError("recalibrate has no batches, expected at least one to estimate running statistics on.")
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for child, mode in modes:
         child.training = mode
-
-
-__all__ = ["dehypernetize", "hypernetize", "injectors", "materialize", "summary"]

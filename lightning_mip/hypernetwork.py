@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from lightning_mip.encodings import check_encoding, encode
 from lightning_mip.head_choice import HeadChoice, make_head
 from lightning_mip.heads import Family
-from lightning_mip.matching import Matched, family_of
+from lightning_mip.matching import Matched, family_of, layers_to_resize, resize
 from lightning_mip.priors import Prior
 from lightning_mip.shown import on_one_line, shown
 from lightning_mip.space import HSpace
@@ -62,6 +62,7 @@ class HyperNetwork(nn.Module):
         width: of the features, the number of basis vectors in weight space.
         scaling: what normalizes and scales the features, fitted to optimizers such as Adam until `match` is called;
             None in the published form.
+        is_fresh: it was not attached to a network yet, and holds no weights that were loaded.
 
     >>> from lightning_mip import HSpace, Uniform
     >>> hyper = HyperNetwork(HSpace({"lam": Uniform(0, 1)}), {"weight": torch.Size([3, 2])})
@@ -99,10 +100,12 @@ class HyperNetwork(nn.Module):
         # An empty nn.Sequential is a trunk too, but false.
         sizes = (min(8 * inputs, 128), min(4 * inputs, 128)) if hidden_sizes is None else _checked_sizes(hidden_sizes)
         self.trunk = _mlp(inputs, sizes, activation, norm, dropout) if trunk is None else trunk
+        self._own_trunk = trunk is None
         self.width = _output_width(self.trunk, inputs)
         self.head = make_head(head, self.width, self.shapes, bias=not residual, init=_head_init(init, residual))
         self.scaling = Matched() if _is_matched(scale, encoding, residual) else None
         self._fit_scale(self.family)
+        self.is_fresh = True
 
     @classmethod
     def paper(cls, space: Priors, shapes: Mapping[str, torch.Size], **arguments: Any) -> HyperNetwork:
@@ -154,11 +157,22 @@ class HyperNetwork(nn.Module):
 
         Under Lightning this happens by itself. In a training loop of your own call it before the first step with SGD;
         Adam and its relatives need no call. What is generated stays the same.
+
+        Raises:
+            ValueError: the optimizer has no parameter of the hypernetwork.
         """
+        trained = {id(parameter) for parameter in self.parameters() if parameter.requires_grad}
+        if trained and trained.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"]):
+            raise ValueError(
+                f"optimizer is {type(optimizer).__name__} without a parameter of the hypernetwork, which would never "
+                "learn; give it [*net.parameters(), *hyper.parameters()]."
+            )
         family = family_of(optimizer)
         if self.scaling is None or family == self.family:
             return
         before = float(self.scaling.size)
+        if self._own_trunk:  # one that is given may share its weights with others
+            self.scaling.shrink.div_(resize(layers_to_resize(self.trunk), self.family, family))
         self._fit_scale(family)
         self.head.match(family)
         self.head.multiply(dict.fromkeys(self.shapes, before / float(self.scaling.size)))
@@ -202,9 +216,8 @@ class HyperNetwork(nn.Module):
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Compare a checkpoint's space and primary with this one's; raise ValueError where they differ."""
         check_extra_state(state)
+        self.is_fresh = False
         mine = self.get_extra_state()
-        # What older checkpoints lack: there was no other head and no other scale.
-        state = {"head": dict.fromkeys(state["shapes"], "full"), "scale": ["paper"], "family": "adam", **state}
         for key, what in (("h", "component"), ("shapes", "generated tensor"), ("head", "the head of")):
             names = [*mine[key], *(name for name in state[key] if name not in mine[key])]
             differing = [name for name in names if mine[key].get(name) != state[key].get(name)]
@@ -236,9 +249,8 @@ def check_extra_state(state: Any) -> None:
     """Raise ValueError if what a checkpoint says of its hypernetwork is not what `HyperNetwork` has written."""
     if not isinstance(state, Mapping):
         raise ValueError(f"The checkpoint is damaged: its hypernetwork's _extra_state is {shown(state)}.")
-    kinds: dict[str, type] = {"h": Mapping, "shapes": Mapping, "encoding": list, "trunk": list}
-    later: dict[str, type] = {"head": Mapping, "scale": list, "family": str}  # which older checkpoints lack
-    for key, kind in {**kinds, **{key: kind for key, kind in later.items() if key in state}}.items():
+    kinds = {"h": Mapping, "shapes": Mapping, "encoding": list, "trunk": list, "head": Mapping, "scale": list}
+    for key, kind in {**kinds, "family": str}.items():
         if key not in state:
             raise ValueError(f"The checkpoint is damaged: its hypernetwork's _extra_state lacks {key!r}.")
         if not isinstance(state[key], kind):

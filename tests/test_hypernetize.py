@@ -6,6 +6,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from lightning_mip.injection import Injector, injectors
 from tests.module_kinds import FEATURES, KINDS, Autoencoder, Reference, attach, build, exactly, loss, tensors
 
 LAM = {"lam": mip.Uniform(0, 1)}
+SIZES = (16, 64, 128)
 # The module, which the function of the same name hides.
 MODULE = importlib.import_module("lightning_mip.hypernetize")
 # PyTorch pickles modules with parametrizations only as a state_dict.
@@ -435,6 +437,34 @@ def test_how_the_hypernetwork_was_made_is_kept_unless_it_was_given_as_a_module()
     assert recipe(hypernet=mip.HyperNetwork(LAM, {"weight": (2, 2), "bias": (2,)})) is None
 
 
+@pytest.mark.parametrize("arguments", [{}, {"init": 0.5}, {"init": "zero"}, {"head": mip.LowRank(2), "init": 0.5}])
+def test_a_hypernetwork_made_by_a_function_starts_as_one_made_from_arguments(arguments: dict[str, Any]) -> None:
+    def generated(**given: Any) -> Tensor:
+        torch.manual_seed(0)
+        return mip.hypernetize(nn.Embedding(6, 5, padding_idx=1), LAM, **given)({"lam": 0.3})["weight"]
+
+    assert torch.equal(generated(hypernet=partial(mip.HyperNetwork, **arguments)), generated(**arguments))
+
+
+@pytest.mark.parametrize("way", ["loaded", "attached before"])
+def test_a_function_that_returns_a_trained_hypernetwork_gets_it_attached_as_it_is(way: str) -> None:
+    first = nn.Embedding(6, 5, padding_idx=1)
+    trained = mip.hypernetize(first, LAM, init=0.5)
+    refill(trained)
+    mip.dehypernetize(first)
+
+    def made(space: mip.HSpace, shapes: dict[str, torch.Size]) -> mip.HyperNetwork:
+        if way == "attached before":
+            return trained
+        again = mip.HyperNetwork(space, shapes, init=0.5)
+        again.load_state_dict(trained.state_dict())
+        return again
+
+    before = trained({"lam": 0.3})["weight"]
+    other = nn.Embedding(6, 5, padding_idx=1)
+    assert torch.equal(mip.hypernetize(other, LAM, hypernet=made)({"lam": 0.3})["weight"], before)
+
+
 # Memory
 
 
@@ -450,10 +480,11 @@ def test_a_hypernetwork_that_does_not_fit_is_refused_with_its_sizes(monkeypatch:
         "Training this hypernetwork takes 0.0 GiB, the device has 0.0 GiB. Generate less (include=, exclude=, "
         "head=LowRank(4)), make the last of hidden_sizes smaller, or pass force=True."
     )
-    with pytest.raises(MemoryError, match=exactly(text)):
-        mip.hypernetize(net, LAM, hidden_sizes=(16, 64, 128))
-    assert not injectors(net)
-    assert mip.hypernetize(net, LAM, hidden_sizes=(16, 64, 128), force=True).shapes
+    for given in ({"hidden_sizes": SIZES}, {"hypernet": partial(mip.HyperNetwork, hidden_sizes=SIZES)}):
+        with pytest.raises(MemoryError, match=exactly(text)):
+            mip.hypernetize(net, LAM, **given)
+        assert not injectors(net)
+    assert mip.hypernetize(net, LAM, hidden_sizes=SIZES, force=True).shapes
 
 
 def test_memory_of_unknown_size_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

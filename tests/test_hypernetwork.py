@@ -334,17 +334,6 @@ def test_a_checkpoint_of_plain_data_restores_the_hypernetwork(arguments: dict[st
     assert torch.equal(flat(other(h)), flat(one(h)))
 
 
-def test_a_checkpoint_from_before_heads_and_scales_could_be_chosen_is_restored() -> None:
-    published = small(seed=1)
-    old = states(published)
-    for key in ("head", "scale", "family"):
-        del old["_extra_state"][key]
-    restored = small()
-    restored.load_state_dict(old)
-    assert restored.get_extra_state() == published.get_extra_state()
-    assert torch.equal(flat(restored({"lam": 0.3})), flat(published({"lam": 0.3})))
-
-
 REORDERED = {name: SHAPES[name] for name in ("weight", "scale", "bias", "empty")}
 OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "bounds": (
