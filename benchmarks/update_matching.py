@@ -22,7 +22,8 @@ import argparse
 import statistics
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -150,6 +151,16 @@ def grid_table(
     return tables.table([corner, *columns], lines)
 
 
+@contextmanager
+def _sharing(share: float) -> Iterator[None]:
+    """Make hypernetworks with another share."""
+    own, matching.SHARE = matching.SHARE, share
+    try:
+        yield
+    finally:
+        matching.SHARE = own
+
+
 def lr_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) -> list[str]:
     rows = {way: partial(_at_rate, Setting(way, optimizer=optimizer)) for way in ways}
     rates = RATES["sgd" if optimizer == "sgd" else "adam"]
@@ -162,12 +173,11 @@ def edge_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) 
     rows = {"plain": ("plain", own), "ours": ("ours", own), f"ours, share {SMALL_SHARE}": ("ours", SMALL_SHARE)}
     lines = []
     for (name, (way, share)), lr in product(rows.items(), rates):
-        matching.SHARE = share
-        found = finals(Setting(way, optimizer=optimizer, lr=lr), digits, seeds)
+        with _sharing(share):
+            found = finals(Setting(way, optimizer=optimizer, lr=lr), digits, seeds)
         collapsed = sum(value < COLLAPSED for value in found)
         values = ", ".join(f"{value:.3f}" for value in sorted(found))
         lines.append([name, f"{lr:g}", f"{collapsed} of {seeds}", f"{statistics.median(found):.3f}", values])
-    matching.SHARE = own
     header = ["trained by", "learning rate", f"below {COLLAPSED:g}", "median", "accuracy of each seed"]
     return [f"12 convolutions, {optimizer}", tables.table(header, lines)]
 
@@ -201,12 +211,11 @@ def init_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) 
 
 def share_study(digits: Digits, seeds: int, optimizer: str, ways: Sequence[str]) -> list[str]:
     """The constant of the package itself, which is no argument."""
-    lines, rates, own = [], (1e-3, 3e-3, 6e-3), matching.SHARE
+    lines, rates = [], (1e-3, 3e-3, 6e-3)
     for share in (SMALL_SHARE, 0.3, 0.5, 1.0):
-        matching.SHARE = share
         settings = [Setting("ours", optimizer=optimizer, lr=lr) for lr in rates]
-        lines.append([f"{share}", *(cell(finals(setting, digits, seeds)) for setting in settings)])
-    matching.SHARE = own
+        with _sharing(share):
+            lines.append([f"{share}", *(cell(finals(setting, digits, seeds)) for setting in settings)])
     return [f"12 convolutions, {optimizer}", tables.table(["share", *_rates(rates)], lines)]
 
 

@@ -192,6 +192,100 @@ def test_a_checkpoint_carries_the_match(head: Any) -> None:
     assert resumed.scale == trained.scale
 
 
+TRUNKS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "weight norm": {"norm": "weight"},
+    "one layer": {"hidden_sizes": (3,)},
+    "deep": {"hidden_sizes": (8, 8, 8, 8), "activation": nn.ReLU, "dropout": 0.0},
+    "linear": {"hidden_sizes": (6, 4), "activation": nn.Identity},
+    "learned slope": {"activation": nn.PReLU},
+    "dropout": {"dropout": 0.5},
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "not homogeneous": {"activation": nn.Tanh},
+    "layer norm": {"norm": "layer"},
+    "batch norm": {"norm": "batch"},
+    "of one's own": {"trunk": nn.Sequential(nn.Linear(2, 3), nn.ReLU())},
+    "no sequence": {"trunk": nn.Linear(2, 3)},
+}
+
+
+def with_biases(seed: int = 0, **arguments: Any) -> mip.HyperNetwork:
+    """As after some training, ready for several h."""
+    hyper = make(seed=seed, **arguments).eval()
+    with torch.no_grad():
+        for name, parameter in hyper.trunk.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
+    return hyper
+
+
+def gradients(hyper: mip.HyperNetwork) -> dict[str, Tensor]:
+    """Of a loss of what is generated."""
+    hyper.zero_grad()
+    generated = flat(hyper({"lam": torch.tensor([0.1, 0.5, 0.9])}))
+    (generated * torch.arange(float(len(generated)))).sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in hyper.trunk.named_parameters()}
+
+
+def of_sgd(hyper: mip.HyperNetwork) -> torch.optim.Optimizer:
+    return torch.optim.SGD(hyper.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("arguments", TRUNKS.values(), ids=TRUNKS)
+def test_sgd_turns_the_trunk_sixteen_times_more_slowly_and_what_is_generated_stays(arguments: dict[str, Any]) -> None:
+    hyper = with_biases(**arguments)
+    hs = {"lam": torch.linspace(0, 1, 50)}
+    before, weights, slopes = flat(hyper(hs)), copy.deepcopy(hyper.trunk.state_dict()), gradients(hyper)
+    hyper.match(of_sgd(hyper))
+    torch.testing.assert_close(flat(hyper(hs)), before, rtol=1e-12, atol=1e-14)
+    layers = [name for name, module in hyper.trunk.named_modules() if isinstance(module, nn.Linear)]
+    for name, slope in gradients(hyper).items():
+        layer, _, kind = name.partition(".")
+        # A step relative to a weight is the gradient by the weight: a bias of layer l is divided by 4 to the l, twice.
+        factor = 1.0 if layer not in layers else 4.0 ** (layers.index(layer) + 1 if kind == "bias" else 1)
+        torch.testing.assert_close(slope, slopes[name] / factor, rtol=1e-9, atol=1e-12)
+        assert torch.equal(hyper.trunk.state_dict()[name], weights[name] * factor)
+    hyper.match(torch.optim.Adam(hyper.parameters()))
+    assert all(torch.equal(value, weights[name]) for name, value in hyper.trunk.state_dict().items())
+    torch.testing.assert_close(flat(hyper(hs)), before, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("arguments", OTHERS.values(), ids=OTHERS)
+def test_a_trunk_that_would_compute_something_else_with_larger_weights_is_left_alone(arguments: dict[str, Any]) -> None:
+    hyper = with_biases(**arguments)
+    before, weights = flat(hyper({"lam": torch.tensor([0.2, 0.7])})), copy.deepcopy(hyper.trunk.state_dict())
+    hyper.match(of_sgd(hyper))
+    assert all(torch.equal(value, weights[name]) for name, value in hyper.trunk.state_dict().items())
+    torch.testing.assert_close(flat(hyper({"lam": torch.tensor([0.2, 0.7])})), before, rtol=1e-12, atol=1e-14)
+
+
+@torch.no_grad()
+def test_a_trunk_of_many_layers_does_not_overflow_and_returns_to_what_it_was() -> None:
+    hyper = make(hidden_sizes=(8,) * 40)
+    before, weights = flat(hyper({"lam": 0.3})), copy.deepcopy(hyper.trunk.state_dict())
+    hyper.match(of_sgd(hyper))
+    assert hyper.trunk(hyper.encode({"lam": 0.3}).double()[None]).abs().max() < 4**6 * 10
+    torch.testing.assert_close(flat(hyper({"lam": 0.3})), before, rtol=1e-12, atol=0)
+    hyper.match(torch.optim.Adam(hyper.parameters()))
+    assert all(torch.equal(value, weights[name]) for name, value in hyper.trunk.state_dict().items())
+
+
+@pytest.mark.parametrize("arguments", TRUNKS.values(), ids=TRUNKS)
+def test_a_checkpoint_carries_the_size_of_the_trunk(arguments: dict[str, Any]) -> None:
+    trained, resumed = with_biases(**arguments), with_biases(seed=1, **arguments)
+    weights = copy.deepcopy(trained.trunk.state_dict())
+    trained.match(of_sgd(trained))
+    resumed.load_state_dict(trained.state_dict())
+    resumed.match(of_sgd(resumed))  # is no second one
+    assert resumed.family == "sgd"
+    assert torch.equal(flat(resumed({"lam": 0.3})), flat(trained({"lam": 0.3})))
+    resumed.match(torch.optim.Adam(resumed.parameters()))
+    assert all(torch.equal(value, weights[name]) for name, value in resumed.trunk.state_dict().items())
+    copied = copy.deepcopy(trained)
+    assert torch.equal(flat(copied({"lam": 0.3})), flat(trained({"lam": 0.3})))
+
+
 OPTIMIZERS = {
     "sgd": [torch.optim.SGD, torch.optim.ASGD, torch.optim.LBFGS],
     "adam": [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam],
@@ -216,6 +310,18 @@ def test_the_published_scale_and_its_ablations_leave_the_features_as_they_are(ar
     assert torch.equal(hyper._features(encoded), hyper.trunk(encoded[None]))
     hyper.match(torch.optim.SGD(hyper.parameters(), 0.1))
     assert hyper.scale == 1
+
+
+def test_an_optimizer_without_the_hypernetwork_is_refused() -> None:
+    hyper, net = make(), nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"^optimizer is") as caught:
+        hyper.match(torch.optim.SGD(net.parameters(), 0.1))
+    assert str(caught.value) == (
+        "optimizer is SGD without a parameter of the hypernetwork, which would never learn; give it "
+        "[*net.parameters(), *hyper.parameters()]."
+    )
+    hyper.requires_grad_(False)
+    hyper.match(torch.optim.SGD(net.parameters(), 0.1))  # of what is not trained nothing is missing
 
 
 def test_an_ablation_may_be_matched() -> None:
