@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +81,8 @@ class Generated:
         inference: made in inference mode.
         transformed: made inside a function that torch.func transforms.
         mark: what has happened with them.
+        mode: whether the hypernetwork was in training mode.
+        fused: how many steps fused optimizers had taken with what they are made of.
         slots: where ``own`` are: id of the module, attribute; None until somebody asks.
     """
 
@@ -93,6 +96,8 @@ class Generated:
     inference: bool
     transformed: bool
     mark: Mark
+    mode: bool
+    fused: int
     slots: set[tuple[int, str]] | None = None
 
     @property
@@ -170,11 +175,14 @@ class Generate(torch.autograd.Function):
         # Manual optimization toggles what its optimizers train, also between the generation and this backward.
         wanted = [leaf for leaf in ctx.leaves if leaf.requires_grad]
         try:
-            found = iter(
-                torch.autograd.grad(generated, wanted, given, retain_graph=True, create_graph=again, allow_unused=True)
-                if wanted
-                else ()
-            )
+            with _without_hooks(wanted):
+                found = iter(
+                    torch.autograd.grad(
+                        generated, wanted, given, retain_graph=True, create_graph=again, allow_unused=True
+                    )
+                    if wanted
+                    else ()
+                )
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
                 raise
@@ -184,6 +192,19 @@ class Generate(torch.autograd.Function):
                 "only by a call of the whole network or by a new `with mip.at(...)` block."
             ) from error
         return None, None, *(next(found) if leaf.requires_grad else None for leaf in ctx.leaves)
+
+
+@contextmanager
+def _without_hooks(leaves: Sequence[Tensor]) -> Iterator[None]:
+    """Hold back the hooks on gradients of leaves, which run where the backward that this is a part of arrives there."""
+    hooked = [(leaf, leaf._backward_hooks) for leaf in leaves if leaf._backward_hooks]
+    for leaf, _ in hooked:
+        leaf._backward_hooks = None
+    try:
+        yield
+    finally:
+        for leaf, hooks in hooked:
+            leaf._backward_hooks = hooks
 
 
 def _dense(gradient: Tensor | None, tensor: Tensor) -> Tensor:

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lightning_mip.checks import check_finite, check_finite_in_step, warn_of_lost_write, warn_of_untrained
+from lightning_mip.fused import watch_steps
 from lightning_mip.generation import RERUN, Backwards, Generate, Generated, Mark, Part, check_rerun
 from lightning_mip.hypernetwork import HyperNetwork
 from lightning_mip.one_thread import OneThread
 from lightning_mip.shown import shown
 from lightning_mip.slots import Slots
 
+_WITH_MODES = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
 # Changes with a write to the parameter, and when training of it is switched on or off. No Python of its own, as each
 # call of each layer looks at it.
 _state = operator.attrgetter("_version", "requires_grad")
@@ -49,6 +51,8 @@ class Injector:
         h: the values in force, or None.
         recipe: how the hypernetwork was made, so that a new one can be: arguments, or a function; None if not known.
         outside: called before each run outside of any block; None for nothing.
+        frozen: names of trained parameters that are held while the network is hypernetized without theta0.
+        fused_steps: how many steps fused optimizers have taken with what weights are made of.
         bound_places: component of ``h`` -> the attribute of the primary, or of what it holds, that the plug-in sets.
     """
 
@@ -69,12 +73,21 @@ class Injector:
         self._backwards = Backwards()
         self._checked = False
         self._warned = False
+        self.fused_steps = 0
+        # Only then does it generate others in evaluation.
+        self._has_modes = any(isinstance(part, _WITH_MODES) for part in hypernet.modules())
+        watch_steps(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a network starts outside of any `at` block, wherever it was made."""
         none = dict.fromkeys(("h", "_generated", "recipe", "outside"))  # a recipe may hold what cannot be pickled
         begun: dict[str, Any] = {"_paused": False, "_step": None, "_blocks": [], "_backwards": Backwards()}
         return {**self.__dict__, **none, **begun}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy counts the steps of its own parameters."""
+        self.__dict__.update(state)
+        watch_steps(self)
 
     @property
     def active(self) -> bool:
@@ -158,7 +171,7 @@ class Injector:
                 "torch.vmap over h gives a network several h at a time, but it runs with one; use a loop over them, or "
                 "per_sample=True of HyperLightningModule."
             )
-        checked = self.hypernet.space.tensors(h)
+        checked = self._tensors(h)
         if self.hypernet.space.is_batched(checked):
             raise ValueError(
                 "h has a batch dimension, but a network runs with one h at a time; take one value, or use "
@@ -169,9 +182,14 @@ class Injector:
     def use(self, h: Mapping[str, Any]) -> None:
         """Set ``h`` for what follows until `clear`, outside of any block, and put its weights in place."""
         self.clear()
-        checked, self._step = self.hypernet.space.tensors(h), self._thread.enter()
+        checked, self._step = self._tensors(h), self._thread.enter()
         self.h = checked
         self._refresh()
+
+    def _tensors(self, h: Mapping[str, Any]) -> dict[str, Tensor]:
+        # Views, as hooks on the gradients of the given ones are to run once: where the backward arrives there.
+        found, views = self.hypernet.space.tensors(h), torch.is_grad_enabled()
+        return {n: value.view_as(value) if value.requires_grad and views else value for n, value in found.items()}
 
     def keep_for_backward(self, loss: Tensor) -> None:
         """Put the weights now in place back when the backward of ``loss`` begins: the network may run again in it.
@@ -246,6 +264,7 @@ class Injector:
         made_in, theta0_in = [*map(_state, makers)], {id(p): _state(p) for p in theta0}
         versions = (*made_in, *theta0_in.values(), *_addresses(makers), *_addresses(theta0), *self._nested())
         circumstances = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), transformed
+        since = self._mode(), self.fused_steps
         for k, (h, own) in enumerate(zip(draws, marks, strict=True)):
             part = flat[k * len(names) : (k + 1) * len(names)]
             if leaves and mark is None:
@@ -253,7 +272,7 @@ class Injector:
             weights = dict(zip(names, part, strict=True))
             if not transformed:
                 check_finite_in_step(weights, self.hypernet.space, h)
-            yield Generated(weights, versions, makers, made_in, theta0, theta0_in, *circumstances, own)
+            yield Generated(weights, versions, makers, made_in, theta0, theta0_in, *circumstances, own, *since)
 
     def _flat(self, draws: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
         return [weight for each in self._weights_of(draws) for weight in each.values()]
@@ -267,9 +286,18 @@ class Injector:
         # Not views of one tensor, of which a write to one would change the version of all.
         return [{name: self._added(own[name], each[k]) for name, each in deltas.items()} for k in range(len(draws))]
 
+    def _mode(self) -> bool:
+        """Whether the hypernetwork runs in training mode, which `network.eval()` ends as well."""
+        return bool(self.hypernet.training and self.root.training)
+
+    def sources(self) -> Iterator[Tensor]:
+        """The parameters that weights may be made of."""
+        yield from self.hypernet.parameters()
+        yield from self.root.parameters()
+
     def _deltas(self, h: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # Outside of Lightning, `network.eval()` does not reach the hypernetwork, which is no child of it.
-        apart = self.hypernet.training and not self.root.training and not torch.compiler.is_compiling()
+        apart = self.hypernet.training and not self._mode() and not torch.compiler.is_compiling()
         with evaluated(self.hypernet) if apart else nullcontext():
             deltas: dict[str, Tensor] = self.hypernet(h)
         for name in deltas:
@@ -302,12 +330,12 @@ class Injector:
             return unfit
         task = torch._C._current_graph_task_id()
         if task != -1:
-            if now is None or not now.mark.ran:
+            if now is None or not now.mark.ran or (torch.is_grad_enabled() and not now.differentiable):
                 raise RuntimeError(RERUN)
             check_rerun()
             self._backwards.task, self._backwards.h = task, now.mark.h
             return False
-        if now is None or unfit:
+        if now is None or unfit or now.fused != self.fused_steps or (self._has_modes and now.mode != self._mode()):
             return True
         if now.inference and not torch.is_inference_mode_enabled():
             return True

@@ -272,6 +272,101 @@ def test_each_step_in_one_block_uses_the_weights_of_the_last_optimizer_step(use:
     assert_close([p.detach() for p in trained], [p.detach() for p in reference.parameters])
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
+@pytest.mark.parametrize("use", ["network", "child"])
+def test_a_step_of_a_fused_optimizer_is_seen_although_versions_do_not_show_it(use: str, kind: Any) -> None:
+    net = Autoencoder()
+    hyper = attach(net)
+    optimizer = kind([*net.parameters(), *hyper.parameters()], 0.1, fused=True)
+    call, x = net if use == "network" else net.encoder, torch.randn(4, FEATURES)
+    with mip.at(net, lam=0.7):
+        loss(net(x)).backward()
+    with mip.at(net, lam=0.3), torch.no_grad():
+        before = call(x)
+        optimizer.step()
+        after = call(x)
+    with mip.at(net, lam=0.3):
+        assert_close(after, call(x))
+    assert not torch.equal(before, after)
+
+
+def test_a_step_of_another_network_generates_nothing_anew() -> None:
+    net, other = Autoencoder(), nn.Linear(2, 2)
+    attach(net)
+    optimizer = torch.optim.Adam(other.parameters(), fused=True)
+    with mip.at(net, lam=0.3), generations(net) as calls, torch.no_grad():
+        for _ in range(3):
+            other(torch.ones(1, 2)).sum()
+            for parameter in other.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+            net(torch.randn(4, FEATURES))
+            net.train(not net.training)
+    assert not calls
+
+
+def test_a_copy_sees_the_steps_of_its_own_fused_optimizer() -> None:
+    net = copy.deepcopy(hypernetized_linear())
+    hyper = injectors(net)[0].hypernet
+    optimizer = torch.optim.SGD([*net.parameters(), *hyper.parameters()], 0.1, fused=True)
+    with mip.at(net, lam=0.7):
+        net(torch.ones(1, 3)).sum().backward()
+    with mip.at(net, lam=0.3), torch.no_grad():
+        before = net(torch.ones(1, 3))
+        optimizer.step()
+        assert not torch.equal(before, net(torch.ones(1, 3)))
+
+
+def hypernetized_linear() -> nn.Module:
+    net = nn.Linear(3, 2)
+    mip.hypernetize(net, {"lam": mip.Uniform(0, 1)})
+    return net
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_look_at_the_network_in_evaluation_keeps_what_a_checkpointed_backward_needs(
+    use_reentrant: bool, dropout: float
+) -> None:
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    hyper = mip.hypernetize(net, {"lam": mip.Uniform(0, 1)}, dropout=dropout)
+    x = torch.ones(2, 3, requires_grad=True)
+    with mip.at(net, lam=0.3):
+        output = checkpoint(net, x, use_reentrant=use_reentrant)
+        net.eval()
+        with torch.no_grad():
+            net(x)
+        net.train()
+        if dropout:  # which gives another network in evaluation, for which the one of the forward has made room
+            with pytest.raises(RuntimeError, match="runs again during the backward"):
+                output.sum().backward()
+            return
+        output.sum().backward()
+    assert all(block.grad.any() for block in hyper.head.blocks)
+
+
+def test_h_gets_its_gradient_in_a_block_that_was_opened_without_gradients() -> None:
+    net, _, reference = pair(Autoencoder())
+    x = batch()
+    ours, theirs = (torch.tensor(0.3, dtype=DOUBLE, requires_grad=True) for _ in range(2))
+    with torch.no_grad(), mip.at(net, lam=ours), torch.enable_grad():
+        loss(net(x)).backward()
+    loss(reference(x, lam=theirs)).backward()
+    assert_close(ours.grad, theirs.grad)
+
+
+def test_a_mode_that_is_switched_in_a_block_reaches_the_hypernetwork() -> None:
+    net = nn.Linear(3, 2)
+    mip.hypernetize(net, {"lam": mip.Uniform(0, 1)}, dropout=0.5)
+    x, found = torch.ones(1, 3), []
+    for _ in range(2):
+        with mip.at(net.train(), lam=0.3):
+            net.eval()
+            found.append(net(x))
+    assert torch.equal(*found)
+    assert torch.equal(found[0], mip.materialize(net, lam=0.3)(x))
+
+
 @pytest.mark.parametrize("written", ["network", "hypernetwork"])
 @pytest.mark.parametrize("use", ["network", "method", "child"])
 def test_weights_written_to_without_a_backward_are_used_at_once(use: str, written: str) -> None:
@@ -477,6 +572,32 @@ def test_h_itself_gets_a_gradient() -> None:
         loss(net(x)).backward()
     loss(reference(x, lam=theirs)).backward()
     assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first order", "second order"])
+@pytest.mark.parametrize("of", ["theta0", "hypernetwork", "h", "h that is computed"])
+def test_a_hook_on_a_gradient_runs_once(of: str, again: bool) -> None:
+    net = nn.Linear(3, 2).double()
+    hyper = mip.hypernetize(net, {"lam": mip.Uniform(0, 1)})
+    given = torch.tensor(0.3, dtype=DOUBLE, requires_grad=True)
+    lam, x, seen = given * 1 if "computed" in of else given, torch.randn(5, 3, dtype=DOUBLE), []
+    tensor = {"theta0": net.weight, "hypernetwork": hyper.head.blocks[0]}.get(of, lam)
+
+    def gradient() -> Tensor:
+        with mip.at(net, lam=lam):
+            (found,) = torch.autograd.grad(loss(net(x)), tensor, create_graph=again)
+        return found.detach()
+
+    def halve(gradient: Tensor) -> Tensor:
+        seen.append(gradient)
+        return gradient / 2
+
+    whole = gradient()
+    handle = tensor.register_hook(halve)
+    assert_close(gradient(), whole / 2)
+    assert len(seen) == 1
+    handle.remove()
+    assert_close(gradient(), whole)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own use, in the first jvp
