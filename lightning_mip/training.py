@@ -36,14 +36,29 @@ def add_left_out(pl_module: Any, injector: Injector, optimizers: Iterable[Any]) 
     missing = left_out(pl_module, injector.hypernet, optimizers)
     if not missing:
         return
-    # Not in a group of their own, which a learning rate scheduler would not know.
     theta0 = set(map(id, injector.slots.theta0().values()))
+    held = [(group, sum(p.numel() for p in group["params"] if id(p) in theta0)) for group in _groups(optimizers)]
 
-    def suits(group: dict[str, Any]) -> tuple[bool, bool, int]:
-        held = sum(p.numel() for p in group["params"] if id(p) in theta0)
-        return held > 0, bool(group.get("lr", 1)), held
+    def suits(pair: tuple[dict[str, Any], int]) -> tuple[bool, bool, bool, int]:
+        group, size = pair
+        return "ns_steps" not in group, size > 0, bool(group.get("lr", 1)), size  # Muon takes matrices alone
 
-    max(_groups(optimizers), key=suits)["params"].extend(missing)
+    # Not in a group of their own, which a learning rate scheduler would not know.
+    chosen, _ = max(held, key=suits)
+    chosen["params"].extend(missing)
+    rates = {rate for group, size in held if size and (rate := _rate(group)) and "ns_steps" not in group}
+    if len(rates) > 1:
+        listed = ", ".join(f"{rate:g}" for rate in sorted(rates))
+        rank_zero_warn(
+            f"The optimizer trains parts of the network at rates of their own, {listed}, but the hypernetwork, which "
+            f"moves all that it generates, at {_rate(chosen):g}. Generate only what is to be trained at that rate: "
+            "include=..., exclude=..."
+        )
+
+
+def _rate(group: dict[str, Any]) -> float:
+    """The learning rate that a scheduler starts from, and that there is without one."""
+    return float(group.get("initial_lr", group.get("lr", 0)))
 
 
 def match(hypernet: HyperNetwork, optimizers: Iterable[Any]) -> None:

@@ -16,6 +16,9 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 import lightning_mip as mip
+from lightning_mip.injection import injectors
+from lightning_mip.past_the_network import warn_of_theta0_read
+from tests.habits import InInit
 from tests.tasks import Evaluated, Net, Recorder, Task, loader, make
 
 Trainers = Callable[..., L.Trainer]
@@ -45,11 +48,11 @@ def test_an_evaluated_network_has_no_dropout_in_its_hypernetwork() -> None:
     assert all(part.training for part in hyper.modules())
 
 
-@pytest.mark.parametrize("residual", [True, False])
-def test_a_padding_row_stays_zero(residual: bool) -> None:
+@pytest.mark.parametrize("arguments", [{}, {"residual": False}, {"hypernet": mip.HyperNetwork.paper}])
+def test_a_padding_row_stays_zero(arguments: dict[str, Any]) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Embedding(5, 3, padding_idx=2), nn.Linear(3, 1))
-    hyper = mip.hypernetize(net, LAM, residual=residual)
+    hyper = mip.hypernetize(net, LAM, **arguments)
     optimizer = torch.optim.Adam([*net.parameters(), *hyper.parameters()], 0.1)
     for step in range(3):
         with mip.at(net, hyper.space.sample(seed=0, step=step)):
@@ -80,20 +83,49 @@ def test_a_checkpoint_of_another_trunk_is_refused() -> None:
         mip.HyperNetwork(LAM, shapes, hidden_sizes=(4,)).load_state_dict(saved)
 
 
-def test_a_function_that_no_checkpoint_holds_is_asked_for_again(trainer: Trainers, tmp_path: Any) -> None:
+class Saving(Task):
+    """Writes the hooks of a checkpoint without super(), as Lightning's documentation does."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["own"] = 3
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.own = checkpoint["own"]
+
+
+def test_a_hook_of_the_subclass_may_give_again_what_the_checkpoint_could_not_hold(
+    trainer: Trainers, tmp_path: Any
+) -> None:
+    def where(batch: Any) -> dict[str, Tensor]:
+        return {"lam": torch.tensor(0.9)}
+
+    class Restoring(Task):
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            self.h_from_batch = where
+
+    runner = trainer()
+    runner.fit(make(Restoring, h_from_batch=where), loader())
+    runner.save_checkpoint(tmp_path / "run.ckpt")
+    assert Restoring.load_from_checkpoint(tmp_path / "run.ckpt", primary=Net()).h_from_batch is where
+
+
+@pytest.mark.parametrize("kind", [Task, Saving])
+def test_a_function_that_no_checkpoint_holds_is_asked_for_again(kind: Any, trainer: Trainers, tmp_path: Any) -> None:
     def where(batch: Any) -> dict[str, Tensor]:
         return {"lam": torch.tensor(0.9)}
 
     runner = trainer()
-    runner.fit(make(h_from_batch=where), loader())
+    runner.fit(make(kind, h_from_batch=where), loader())
     runner.save_checkpoint(tmp_path / "run.ckpt")
     message = (
         "The checkpoint is of a module with a function as h_from_batch, which no checkpoint holds; give it again: "
         "load_from_checkpoint(path, h_from_batch=...)."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        Task.load_from_checkpoint(tmp_path / "run.ckpt", primary=Net())
-    assert Task.load_from_checkpoint(tmp_path / "run.ckpt", primary=Net(), h_from_batch=where).h_from_batch is where
+        kind.load_from_checkpoint(tmp_path / "run.ckpt", primary=Net())
+    loaded = kind.load_from_checkpoint(tmp_path / "run.ckpt", primary=Net(), h_from_batch=where)
+    assert loaded.h_from_batch is where
+    assert getattr(loaded, "own", None) == (3 if kind is Saving else None)
 
 
 @leaf_spec
@@ -282,3 +314,68 @@ def test_weights_that_are_clamped_after_the_optimizers_step_are_named(trainer: T
     model.hook = "on_train_batch_end"
     trainer().fit(model, loader(), loader(seed=1))
     assert model.primary.first.weight.abs().max() <= 0.01
+
+
+def test_the_package_lists_its_public_names_alone() -> None:
+    assert dir(mip) == mip.__all__
+    assert all(getattr(mip, name).__module__.startswith("lightning_mip.") for name in dir(mip))
+
+
+# --- A penalty on the weights
+
+
+def of_parameters(net: nn.Module) -> Tensor:
+    return sum(parameter.square().sum() for parameter in net.parameters())  # type: ignore[return-value]
+
+
+def of_attributes(net: nn.Module) -> Tensor:
+    return sum(layer.weight.square().sum() for layer in (net.first, net.last))  # type: ignore[return-value, union-attr]
+
+
+def of_what_is_left_out(net: nn.Module) -> Tensor:
+    return net.get_parameter("last.bias").square()  # type: ignore[no-any-return]
+
+
+THETA0_READ = (
+    "The loss reads parameters of {path!r} themselves (first.weight, first.bias, last.weight): they are theta0, "
+    "without the part that depends on h, which a penalty on them leaves free. Read the weights as attributes of their "
+    "layers, which hold those of the current h: layer.weight for layer in the network's modules(), not parameters()."
+)
+
+
+@pytest.mark.parametrize("penalty", [of_parameters, of_attributes, of_what_is_left_out])
+@pytest.mark.parametrize("way", ["plug-in", "subclass", "two draws"])
+def test_a_penalty_on_theta0_alone_is_named_as_h_would_have_no_effect(
+    trainer: Trainers, way: str, penalty: Callable[[nn.Module], Tensor], recwarn: pytest.WarningsRecorder
+) -> None:
+    class Penalised(Task):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.loss(batch) + self.h["lam"] * penalty(self.primary).sum()
+
+    class Plain(InInit):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.net(batch[0]).square().mean() + self.hparams.lam * penalty(self.net).sum()
+
+    exclude = "last.bias"
+    if way == "plug-in":
+        plugin = mip.Hypernetize("net", h={"hparams.lam": mip.Uniform(0, 1)}, exclude=exclude)
+        trainer(callbacks=[plugin]).fit(Plain(), loader())
+    else:
+        draws = 2 if way == "two draws" else 1
+        trainer().fit(make(Penalised, exclude=exclude, draws_per_batch=draws), loader())
+    told = [str(each.message) for each in recwarn if "theta0" in str(each.message)]
+    path = "net" if way == "plug-in" else "primary"
+    assert told == ([THETA0_READ.format(path=path)] if penalty is of_parameters else [])
+
+
+def test_a_long_graph_is_not_followed_to_its_end() -> None:
+    net = nn.Linear(2, 1)
+    mip.hypernetize(net, LAM)
+    with mip.at(net, lam=0.3):
+        loss = net(torch.ones(1, 2)).sum()
+        for _ in range(100_000):
+            loss = loss + 1
+        warn_of_theta0_read(loss, injectors(net)[0], "net")
+        with pytest.warns(UserWarning, match="they are theta0"):
+            warn_of_theta0_read(loss + next(net.parameters()).sum(), injectors(net)[0], "net")
+        del loss  # which ends the process if all of its nodes were looked at

@@ -33,6 +33,7 @@ from lightning_mip.hooks import GridHooks, evaluation_hooks, hooks_at, overrides
 from lightning_mip.hypernetize import check_known
 from lightning_mip.injection import Injector
 from lightning_mip.logged import forget_earlier
+from lightning_mip.past_the_network import warn_of_theta0_read
 from lightning_mip.priors import Prior
 from lightning_mip.probe import StepProbe, replaced
 from lightning_mip.sharding import check_dense_gradients
@@ -118,8 +119,8 @@ class Hypernetize(L.Callback):
         self._undo_setup = ExitStack()
         # What the module itself holds at the bound paths, while they hold an h.
         self._own: dict[str, Any] = {}
-        # Whether a batch has begun, one has run the network, and an epoch has ended without a gradient.
-        self._probed = self._used = self._unused = False
+        # Whether a batch has begun, a loss was looked at, a batch has run the network, an epoch was without a gradient.
+        self._probed = self._looked = self._used = self._unused = False
         self._watched: set[str] = set()
         self._evaluated: GridEvaluation | None = None
         self._changes = ChangeWatch()
@@ -150,7 +151,7 @@ class Hypernetize(L.Callback):
         """See to it that the hypernetwork is trained, by the optimizer that trains the network."""
         add_left_out(pl_module, self.injector, trainer.optimizers)
         match(self.injector.hypernet, trainer.optimizers)
-        self._probed = self._used = self._unused = False
+        self._probed = self._looked = self._used = self._unused = False
         self._changes, self._losses = ChangeWatch(), LossWatch()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -185,7 +186,10 @@ class Hypernetize(L.Callback):
             warn_of_unread(probe, self.injector, self._path, self.bound_paths)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
-        """Look whether the loss is finite, without waiting for it."""
+        """Look whether the loss is finite, without waiting for it, and at the first one, what it reads."""
+        if not self._looked:
+            self._looked = True
+            warn_of_theta0_read(loss, self.injector, self._path)
         self._losses.see(trainer, loss, self.space, self.injector.h or {})
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -275,8 +279,22 @@ class Hypernetize(L.Callback):
         Args:
             source: a Trainer with this callback, after a run, or the path of a checkpoint that it has written.
             h: attribute path -> value; written into the saved hyperparameters where they have it.
-            path: the file to write.
+            path: the file to write, ``*.ckpt``.
+
+        Raises:
+            TypeError: ``source`` is neither.
+            ValueError: the Trainer ran without this callback, or ``path`` has another suffix.
         """
+        if Path(path).suffix.lower() != ".ckpt":
+            raise ValueError(
+                f"path is {str(path)!r}, expected a checkpoint, *.ckpt; mip.export(module, h, path) writes the network "
+                "alone, as .pt, .pt2 or .onnx."
+            )
+        if not isinstance(source, (str, Path)) and not hasattr(source, "callbacks"):
+            raise TypeError(
+                f"source is a {type(source).__name__}, expected the Trainer that ran with this callback, or the path "
+                "of a checkpoint that it has written."
+            )
         if isinstance(source, (str, Path)):
             checkpoint = read_checkpoint(source)
             plain = plain_checkpoint(checkpoint, *saved_hypernetwork(checkpoint), h, saved_bind(checkpoint))

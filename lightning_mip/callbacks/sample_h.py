@@ -12,6 +12,7 @@ from lightning_mip.draws import STRATEGIES
 from lightning_mip.finite import LossWatch
 from lightning_mip.injection import Injector, injectors, the_injector
 from lightning_mip.is_hyper import is_hyper
+from lightning_mip.past_the_network import warn_of_theta0_read
 from lightning_mip.positive import check_whole
 from lightning_mip.sharding import check_dense_gradients, check_whole_parameters
 from lightning_mip.shown import shown
@@ -79,6 +80,7 @@ class SampleH(L.Callback):
             raise ValueError(f"strategy is {shown(strategy)}, expected one of {', '.join(map(repr, STRATEGIES))}.")
         self.seed, self.strategy, self.same_on_all_ranks = seed, strategy, same_on_all_ranks
         self._losses = LossWatch()
+        self._looked = False
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Refuse a module that has no ``h`` to draw, and strategies that its network does not go with."""
@@ -105,7 +107,7 @@ class SampleH(L.Callback):
                 "give self.parameters() to the optimizer, or freeze them by model.hypernet.requires_grad_(False)."
             )
         match(pl_module.hypernet, trainer.optimizers)
-        self._losses = LossWatch()
+        self._losses, self._looked = LossWatch(), False
 
     def draw(self, trainer: L.Trainer, space: HSpace, n: int | None = None) -> dict[str, Tensor]:
         """Draw ``h`` for the training batch that the trainer is at."""
@@ -123,7 +125,10 @@ class SampleH(L.Callback):
         show_in_progress_bar(trainer, h)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
-        """Look whether the loss is finite, without waiting for it."""
+        """Look whether the loss is finite, without waiting for it, and at the first one, what it reads."""
+        if not (self._looked or pl_module.per_sample):
+            self._looked = True
+            warn_of_theta0_read(loss, pl_module._injector, "primary")
         for part, h in pl_module._losses_by_h(loss):
             self._losses.see(trainer, part, pl_module.space, h)
 

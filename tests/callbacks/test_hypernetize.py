@@ -43,7 +43,10 @@ from tests.module_kinds import exactly
 from tests.tasks import BATCHES, SMALL, Evaluated, Net, SaveAt, loader, make
 
 # What Lightning does is ignored by module in the settings, which pytest.warns and other namespaces do not keep.
-pytestmark = pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated")
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated"),
+    pytest.mark.filterwarnings("ignore:The optimizer trains parts of the network at rates of their own"),  # as some do
+]
 
 Trainers = Callable[..., Any]
 
@@ -221,7 +224,7 @@ def trained_by_hand(
             with mip.at(module.net, h):
                 x, y = (part.to(dtype) for part in batch)
                 with torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext():
-                    loss = penalised(module.net(x), y, float(f"{float(h[path]):.7g}"))
+                    loss = penalised(module.net(x), y, float(str(h[path].numpy())))
                 (loss / accumulate).backward()
             step += 1
             if step % accumulate == 0:
@@ -332,7 +335,7 @@ def test_toggled_optimizers_train_their_own_network_alone(trainer: Trainers, tar
     optimizers[target == "critic"].param_groups[0]["params"].extend(hyper.parameters())
     for step, (x, y) in enumerate(loader()):
         h = hyper.space.sample(seed=0, step=step)
-        lam = float(f"{float(h['hparams.lam']):.7g}")
+        lam = float(str(h["hparams.lam"].numpy()))
         for optimizer in optimizers * 2:
             own = [p for group in optimizer.param_groups for p in group["params"]]
             with mip.at(expected, h):
@@ -563,7 +566,14 @@ def test_the_hypernetwork_joins_the_group_of_what_it_generates(
 ) -> None:
     module = Grouped(0.05, 0.02)
     runner = trainer(callbacks=[plugin(**arguments)])
-    runner.fit(module, loader(), loader(seed=1))
+    text = (
+        "The optimizer trains parts of the network at rates of their own, 0.02, 0.05, but the hypernetwork, which "
+        "moves all that it generates, at 0.05. Generate only what is to be trained at that rate: include=..., "
+        "exclude=..."
+    )
+    told = contextlib.nullcontext() if arguments else pytest.warns(UserWarning, match=exactly(text))
+    with told:
+        runner.fit(module, loader(), loader(seed=1))
     (optimizer,) = runner.optimizers
     assert len(optimizer.param_groups) == 2
     held = {id(parameter) for parameter in optimizer.param_groups[group]["params"]}
@@ -580,6 +590,34 @@ def test_of_several_groups_the_hypernetwork_joins_the_one_with_most_of_what_it_g
     runner.fit(module, loader(), loader(seed=1))
     held = {id(parameter) for parameter in runner.optimizers[0].param_groups[2]["params"]}
     assert held >= {id(parameter) for parameter in module.hypernet.parameters()}
+
+
+def test_the_hypernetwork_joins_no_group_that_takes_matrices_alone(trainer: Trainers) -> None:
+    class Mixed(habits.InInit):
+        def configure_optimizers(self) -> Any:
+            matrices = [parameter for parameter in self.net.parameters() if parameter.ndim == 2]
+            others = [parameter for parameter in self.net.parameters() if parameter.ndim != 2]
+            return Both([torch.optim.Muon(matrices, 0.01), torch.optim.AdamW(others, 0.01)])
+
+    module, runner = Mixed(), trainer(callbacks=[plugin()])
+    runner.fit(module, loader(), loader(seed=1))
+    held = {id(parameter) for parameter in runner.optimizers[0].param_groups[1]["params"]}
+    assert held >= {id(parameter) for parameter in module.hypernet.parameters()}
+
+
+class Both(torch.optim.Optimizer):
+    """Several optimizers as one."""
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        self.optimizers = optimizers
+        super().__init__([group for each in optimizers for group in each.param_groups], {})
+        self.param_groups = [group for each in optimizers for group in each.param_groups]
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        result = None if closure is None else closure()
+        for each in self.optimizers:
+            each.step()
+        return result
 
 
 def test_the_hypernetwork_joins_a_group_that_is_trained(trainer: Trainers, tmp_path: Path) -> None:
