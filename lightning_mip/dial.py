@@ -96,14 +96,17 @@ def _values(text: str, name: str, space: HSpace, option: str) -> Tensor:
     if kind == "at" and colon:
         return torch.stack([_value(value, name, space, option, _grid_form) for value in rest.split(",")])
     try:
-        if not colon:
-            return space[name].grid(_count(text))
-        low, high, points = (rest if kind == "log" else text).split(":")
-        spaced = _spaced(float(low), float(high), _count(points), log=kind == "log")
-        if space[name].event_shape:
-            raise ValueError
+        if colon:
+            low, high, points = (rest if kind == "log" else text).split(":")
+            spaced = _spaced(float(low), float(high), _count(points), log=kind == "log")
+            if space[name].event_shape:
+                raise ValueError
+        else:
+            count = _count(text)
     except ValueError as error:
         raise ValueError(_wrong(text, name, space, option, _grid_form)) from error
+    if not colon:
+        return _told(lambda: space[name].grid(count), text, name, option)
     return _supported(spaced, text, name, space, option)
 
 
@@ -136,8 +139,13 @@ def _value(text: str, name: str, space: HSpace, option: str, form: _Form) -> Ten
 
 
 def _supported(values: Tensor, text: str, name: str, space: HSpace, option: str) -> Tensor:
+    return _told(lambda: HSpace({name: space[name]}).tensors({name: values})[name], text, name, option)
+
+
+def _told(compute: Callable[[], Tensor], text: str, name: str, option: str) -> Tensor:
+    """Compute the values; an error that a prior raises is told with the option."""
     try:
-        return HSpace({name: space[name]}).tensors({name: values})[name]
+        return compute()
     except ValueError as error:
         raise ValueError(f"{option} {name}={text}: {error}") from error
 

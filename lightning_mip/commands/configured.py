@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,9 @@ from lightning.pytorch.cli import LightningCLI
 # Importing makes the short class names known to the parser: priors, callbacks.
 import lightning_mip  # noqa: F401
 from lightning_mip.commands.errors import Parser, close, fail, instantiating, one_line
+
+# What Lightning takes for a checkpoint, beside a path.
+_WORDS = ("best", "last", "hpc")
 
 
 class _CLI(LightningCLI):
@@ -30,6 +34,10 @@ class _CLI(LightningCLI):
             super().instantiate_classes()
 
     def _run_subcommand(self, subcommand: str) -> None:
+        path = self.config[subcommand].get("ckpt_path")
+        is_file = path is not None and path not in _WORDS and "://" not in path and not path.startswith("registry")
+        if is_file and not Path(path).exists():
+            fail(subcommand, f"--ckpt_path {path}: there is no such file.")
         with one_line(subcommand):
             super()._run_subcommand(subcommand)
 
@@ -47,14 +55,16 @@ class _Configured(_CLI):
 
 
 def check_command(args: Sequence[str], further: Iterable[str]) -> None:
-    """End with one line if the first argument is neither an option nor a command.
+    """End with one line if there is no argument, or the first one is neither an option nor a command.
 
     Args:
         args: the command line, without the program's name.
         further: the commands that are not LightningCLI's.
     """
     known = [*LightningCLI.subcommands(), *further]
-    if args and not args[0].startswith("-") and args[0] not in known:
+    if not args:
+        fail("", f"give a command: {', '.join(known)}. lightning-mip --help explains them.")
+    if not args[0].startswith("-") and args[0] not in known:
         fail("", f"there is no command {args[0]!r}; the commands are {', '.join(known)}.{close(args[0], known)}")
 
 
@@ -93,17 +103,18 @@ def _made(kind: type[_CLI], args: Sequence[str], **arguments: Any) -> LightningC
     # given, as "" would mean the config's folder while jsonargparse reads that.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    # Calling it from a script that has arguments of its own is what `args` is for.
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    return kind(
-        L.LightningModule,
-        L.LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        parser_class=Parser,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        args=list(args),
-        **arguments,
-    )
+    with warnings.catch_warnings():
+        # Calling it from a script that has arguments of its own is what `args` is for.
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        return kind(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            args=list(args),
+            **arguments,
+        )

@@ -27,6 +27,7 @@ _SEARCH = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Expected a path but|"
     r"Not a valid subclass of|Subclass types expect one of|a class path \(str\)|a dict with(out)? |$"
 )
+_PRIOR = " Write h as {lam: {class_path: Uniform, init_args: {low: 0, high: 1}}}."
 _SHORT = 40  # longer values are whole configs
 _NO_CLASS = re.compile(r"Expected a dot import path string: ([^\s;]+)|module '(\S+)' has no attribute '(\S+)'")
 
@@ -114,9 +115,12 @@ def condensed(message: str) -> str:
             reasons[re.sub(r"<class '(.*?)'>", r"\1", text)] = None
     where = ".".join(dict.fromkeys(keys)) + (f" of {kinds[-1]}" if kinds and keys else "")
     what = "; ".join(reasons) or "the value does not fit"
+    if "lightning_mip.Prior is abstract" in what:
+        what = "a prior has no class_path, or h no name of a component"
     if what.startswith("Expected") and given and len(given) < _SHORT and given not in what:
         what = f"got {given!r}. {what}"
-    what = what.rstrip(".") + "." + _hint(what, kinds)
+    of_h = bool(keys) and keys[-1].rpartition(".")[2] == "h"
+    what = what.rstrip(".") + "." + (_hint(what, kinds) or (_PRIOR if of_h else ""))
     return f"{where}: {what}" if where else what
 
 

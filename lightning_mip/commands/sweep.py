@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_mip.commands.configured import configured
-from lightning_mip.commands.errors import Options, fail
+from lightning_mip.commands.errors import Options, fail, one_line
+from lightning_mip.commands.trained import add_run, check_config, check_run
 from lightning_mip.dial import parse_grid
 from lightning_mip.space import HSpace
 from lightning_mip.sweep import grid_owner, sweep
@@ -54,10 +55,8 @@ def main(args: Sequence[str]) -> Sweep:
         The table that was written.
     """
     options, rest = _parser().parse_known_args(args)
-    if options.ckpt_path is None:
-        fail("sweep", "--ckpt_path is missing: give the checkpoint of the trained module, --ckpt_path=PATH.")
-    if not Path(options.ckpt_path).exists():
-        fail("sweep", f"--ckpt_path {options.ckpt_path}: there is no such file.")
+    check_run(options, "sweep")
+    check_config(options, rest, "sweep")
     model, trainer, data = configured([f"--config={path}" for path in options.config] + rest, "sweep")
     try:
         space = grid_owner(model, trainer).space
@@ -66,22 +65,20 @@ def main(args: Sequence[str]) -> Sweep:
     except ValueError as error:
         fail("sweep", str(error))
     trainer.datamodule = data
-    table = sweep(model, trainer, grid, stage=options.stage, ckpt_path=options.ckpt_path)
+    with one_line("sweep"):
+        table = sweep(model, trainer, grid, stage=options.stage, ckpt_path=options.ckpt_path)
+    if trainer.is_global_zero:
+        options.out.mkdir(parents=True, exist_ok=True)
+        _write(table, model, {name: mode for name, mode in best.items() if name in table.metrics}, options.out)
     unknown = [name for name in best if name not in table.metrics]
     if unknown:
         fail("sweep", f"--best {unknown[0]}: no such metric was logged; there are {', '.join(table.metrics)}.")
-    if trainer.is_global_zero:
-        options.out.mkdir(parents=True, exist_ok=True)
-        _write(table, model, best, options.out)
     return table
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Options("sweep", description=_DESCRIPTION, epilog=_EXAMPLES)
-    parser.add_argument(
-        "--config", "-c", action="append", default=[], metavar="FILE", help="the config of the training run"
-    )
-    parser.add_argument("--ckpt_path", metavar="FILE", help="the checkpoint that it wrote")
+    add_run(parser, config="the config of the training run")
     parser.add_argument(
         "--grid",
         action="append",

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_mip.commands.configured import configured
-from lightning_mip.commands.errors import fail
+from lightning_mip.commands.errors import fail, one_line
 from lightning_mip.hooks import overrides
 
 PARTS = ("train", "val", "test")
@@ -32,6 +32,12 @@ def check_run(options: argparse.Namespace, command: str) -> None:
         fail(command, f"--ckpt_path {options.ckpt_path}: there is no such file.")
 
 
+def check_config(options: argparse.Namespace, rest: Sequence[str], command: str) -> None:
+    """End the command if nothing says what the module is."""
+    if not options.config and not any(argument.startswith("--model") for argument in rest):
+        fail(command, "--config is missing: give the config of the training run, --config=run.yaml.")
+
+
 def trained(options: argparse.Namespace, rest: Sequence[str], command: str) -> tuple[Any, Any]:
     """Make what the config describes and load the checkpoint, as the Trainer would, the plug-in included.
 
@@ -43,6 +49,7 @@ def trained(options: argparse.Namespace, rest: Sequence[str], command: str) -> t
     Returns:
         The module on its device, and the data module or None.
     """
+    check_config(options, rest, command)
     # Nothing is logged, so there is no folder to make. One process does it all, on whatever the run was trained.
     alone = [f"--trainer.{name}" for name in ("logger=false", "strategy=auto", "devices=1", "num_nodes=1")]
     module, trainer, data = configured([*(f"--config={path}" for path in options.config), *alone, *rest], command)
@@ -51,7 +58,8 @@ def trained(options: argparse.Namespace, rest: Sequence[str], command: str) -> t
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The dirpath has changed")  # of checkpoints to come, of which none do
         # The one way to have it all set up and loaded and nothing run.
-        trainer.predict(module, DataLoader(TensorDataset(torch.zeros(1))), ckpt_path=options.ckpt_path)
+        with one_line(command):
+            trainer.predict(module, DataLoader(TensorDataset(torch.zeros(1))), ckpt_path=options.ckpt_path)
     if data is not None:
         data.trainer = trainer
         data.prepare_data()

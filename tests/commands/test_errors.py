@@ -20,6 +20,16 @@ MISTAKES = {
         ["--model.init_args.h.lam.class_path=Unifrom"],
         "model.h of tests.tasks.Evaluated: Expected a dot import path string: Unifrom. Did you mean 'Uniform'?",
     ),
+    "prior without its class": (
+        ["--model.init_args.h={phi: {low: 0, high: 1}}"],
+        "model.h of tests.tasks.Evaluated: a prior has no class_path, or h no name of a component. Write h as {lam: "
+        "{class_path: Uniform, init_args: {low: 0, high: 1}}}.",
+    ),
+    "prior that is a number": (
+        ["--model.init_args.h={lam: 0.5}"],
+        "model.h of tests.tasks.Evaluated: the value does not fit. Write h as {lam: {class_path: Uniform, init_args: "
+        "{low: 0, high: 1}}}.",
+    ),
     "argument of a class without a signature": (
         [
             "--model.init_args.h.lam.class_path=FromTorch",
@@ -109,6 +119,37 @@ def test_a_mistake_in_an_argument_of_the_module_names_the_command_that_was_given
         "a list.",
         "tip: lightning-mip sweep --help shows all arguments.",
     ]
+
+
+ALL = "fit, validate, test, predict, diagnose, export, sweep"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], f"lightning-mip: error: give a command: {ALL}. lightning-mip --help explains them."),
+        (
+            ["validate", f"--config={REGRESSION}", "--ckpt_path=no.ckpt"],
+            "lightning-mip validate: error: --ckpt_path no.ckpt: there is no such file.",
+        ),
+        *(
+            (
+                [command, "--ckpt_path=README.md"],
+                f"lightning-mip {command}: error: --config is missing: give the config of the training run, "
+                "--config=run.yaml.",
+            )
+            for command in ("sweep", "diagnose")
+        ),
+    ],
+)
+def test_what_is_missing_is_told_in_one_line(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [told]
 
 
 def test_a_command_that_there_is_not_is_told_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,11 +11,13 @@ import yaml
 
 import lightning_mip as mip
 from lightning_mip.cli import main
+from tests.tasks import Data
 
 ROOT = Path(__file__).parents[2]
 REGRESSION = str(ROOT / "tests" / "configs" / "regression.yaml")
 
 Run = Callable[..., mip.Sweep]
+DOUBLES = "The grid of h has lam=0.1 more than once; metric names would collide. Drop the doubles."
 
 
 @pytest.fixture
@@ -63,8 +65,12 @@ def test_the_grid_is_21_points_unless_told(run: Run) -> None:
     assert len(run()) == 21
 
 
-def test_arguments_of_validate_change_the_config(run: Run) -> None:
+def test_arguments_of_validate_change_the_config(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: set[int] = set()
+    given = Data.val_dataloader
+    monkeypatch.setattr(Data, "val_dataloader", lambda self: sizes.add(self.batch_size) or given(self))
     run("--grid=lam=2", "--data.init_args.batch_size=16")
+    assert sizes == {16}
 
 
 def test_the_test_stage(run: Run) -> None:
@@ -133,6 +139,8 @@ def test_help_of_the_program_names_the_command(capsys: pytest.CaptureFixture[str
         (["--grid=lma=3"], "--grid lma=3: h has no component 'lma'; its components are lam. Did you mean 'lam'?"),
         (["--best=val_loss"], "--best val_loss: expected METRIC=min or METRIC=max, such as val_loss=min."),
         (["--grid=lam=2", "--best=val_los=min"], "--best val_los: no such metric was logged; there are val_loss."),
+        (["--grid=lam=200000"], "--grid lam=200000: grid(200000): expected at most 100000 points."),
+        (["--grid=lam=at:0.1,0.1"], DOUBLES),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(

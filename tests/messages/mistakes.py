@@ -119,7 +119,7 @@ MISTAKES: dict[str, Mistake] = {
         ValueError,
         "--h lam=0.1:0.9: expected a value such as lam=0.5; the one component of h is lam.",
     ),
-    "dial._supported: outside of the prior": (
+    "dial._told: outside of the prior": (
         lambda: parse_h(["lam=2"], SPACE),
         ValueError,
         "--h lam=2: h['lam'] = 2 is outside the support of its prior Uniform(low=0, high=1, endpoints=0.0).",
