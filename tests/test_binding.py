@@ -144,6 +144,8 @@ def test_a_tensor_of_integers_holds_whole_numbers_only() -> None:
 
 def test_a_number_has_the_digits_of_its_dtype() -> None:
     assert like(1.0, torch.tensor(0.1)) == 0.1
+    near = torch.linspace(1000, 1000.1, 1000)  # single precision has that many numbers there
+    assert torch.equal(torch.tensor([like(1.0, value) for value in near]), near)
     third = torch.tensor(1 / 3, dtype=torch.float64)
     assert like(1.0, third) == 1 / 3
 

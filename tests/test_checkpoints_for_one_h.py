@@ -203,12 +203,26 @@ _LOADED = "Export from a Trainer that has loaded it, by validate(ckpt_path=...).
             _without_plugin,
             "The Trainer has no Hypernetize among its callbacks; give the one that ran with it.",
         ),
+        (
+            lambda trainer, folder: export(trainer(), {PATH: 0.5}, "net.onnx"),
+            "path is 'net.onnx', expected a checkpoint, *.ckpt; mip.export(module, h, path) writes the network alone, "
+            "as .pt, .pt2 or .onnx.",
+        ),
     ],
 )
 def test_messages(trainer: Trainers, tmp_path: Path, act: Callable[..., None], message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         act(trainer, tmp_path)
     assert str(caught.value) == message
+
+
+def test_a_module_is_no_trainer() -> None:
+    with pytest.raises(TypeError) as caught:
+        export(InInit(), {PATH: 0.5}, "net.ckpt")
+    assert str(caught.value) == (
+        "source is a InInit, expected the Trainer that ran with this callback, or the path of a checkpoint that it has "
+        "written."
+    )
 
 
 def test_the_checkpoint_that_is_given_stays_as_it_is() -> None:
@@ -242,8 +256,8 @@ def test_what_a_checkpoint_cannot_hold_is_told(
     runner = fit(trainer, Smoothed(), h={"criterion.label_smoothing": mip.Uniform(0, 1)})
     export(runner, {"criterion.label_smoothing": 0.7}, tmp_path / "net.ckpt")
     text = (
-        "A checkpoint holds hyperparameters and buffers; what else was bound set yourself: criterion.label_smoothing = "
-        "0.7."
+        "A checkpoint holds hyperparameters and buffers alone; after loading it, set what else held h yourself: "
+        "criterion.label_smoothing = 0.7."
     )
     assert told == [text]
     told.clear()

@@ -41,8 +41,6 @@ def trained(run: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tr
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["net.pt", "net.ckpt", "net.pt2", "net.onnx"])
 def test_export_writes_and_checks_a_file(trained: Trained, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if name == "net.onnx":
-        pytest.importorskip("onnxscript")
     _, path = trained
     exported = main(["export", f"--ckpt_path={path}", f"--config={REGRESSION}", "--h=lam=0.3", f"--out={name}"])
     assert exported.difference < 1e-5
@@ -110,7 +108,6 @@ def test_running_statistics_take_batches_of_the_training_data(trained: Trained) 
 
 
 def test_diagnose_prints_its_report_and_writes_it(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
     model, path = trained
     report = main(["diagnose", f"--ckpt_path={path}", f"--config={REGRESSION}", "--draws=2", "--out=results"])
     printed = capsys.readouterr().out

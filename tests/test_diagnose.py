@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -83,6 +84,22 @@ def test_a_trained_mip_network_matters_and_is_flat(blend: Any) -> None:
     assert report.verdicts["trunk"] == "0 of 32 trunk units have the same value at all h."
 
 
+@pytest.mark.parametrize(
+    ("theta0", "single", "words"),
+    [
+        (0.5, 0.999, "; but theta0 alone is better for all h: 0.5."),
+        (1.5, 0.999, "; but the one network of lam=0 is as good for all h: 0.999."),
+        (None, 0.5, "; but the one network of lam=0 is better for all h: 0.5."),
+        (1.5, 1.5, "."),
+    ],
+)
+def test_one_network_that_does_as_well_at_all_h(blend: Any, theta0: float | None, single: float, words: str) -> None:
+    report = mip.diagnose(blend, DATA)
+    scores = {"right": 1.0, "shuffled": 2.0, "theta0": theta0, "best_single": single, "best_single_h": "lam=0"}
+    found = dataclasses.replace(report, matter=dataclasses.replace(report.matter, **scores, output_share=None))
+    assert found.verdicts["matter"] == f"lam matters: right h 1, shuffled h 2{words}"
+
+
 def test_a_loss_that_does_not_depend_on_h(trainer: Trainers) -> None:
     report = mip.diagnose(fitted(trainer, make(NoDial, optimizer=adam, hypernet=TRUNK), 30), DATA)
     assert report.kind == "unread"
@@ -90,7 +107,7 @@ def test_a_loss_that_does_not_depend_on_h(trainer: Trainers) -> None:
     assert report.verdicts["matter"] == (
         f"the loss does not depend on lam: right h {report.matter.right:.4g}, shuffled h {report.matter.right:.4g}; "
         f"lam explains {report.matter.output_share:.1%} of the output's variation. So it should be for a noise draw; a "
-        "dial must enter the loss (self.h)."
+        "dial must enter the loss, and not by what evaluation mode, in which this is, switches off, as dropout."
     )
 
 
@@ -425,7 +442,6 @@ def test_the_json_holds_all_numbers_and_the_verdicts(report: Diagnosis) -> None:
 
 
 def test_the_report_is_saved_as_text_json_and_figure(report: Diagnosis, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     files = report.save(tmp_path / "new")
     assert [file.name for file in files] == ["diagnosis.txt", "diagnosis.json", "diagnosis.png"]
     assert files[0].read_text() == f"{report}\n"

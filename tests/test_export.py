@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -175,8 +176,6 @@ def test_a_program_takes_any_batch_and_needs_no_python_code(model: Any, tmp_path
 
 @pytest.mark.slow
 def test_an_onnx_file_runs_in_onnxruntime(model: Any, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
     exported = mip.export(model, {"lam": 0.3}, tmp_path / "net.onnx", example=X)
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
     (entry,) = session.get_inputs()

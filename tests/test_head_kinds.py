@@ -326,6 +326,15 @@ def test_it_compiles_as_one_graph(kind: str) -> None:
 
 
 @kinds
+def test_weights_alone_without_what_else_a_checkpoint_holds_generate_the_same(kind: str) -> None:
+    theirs, ours = make(kind), make(kind)
+    theirs.match("sgd")
+    weights = {name: value for name, value in theirs.state_dict().items() if isinstance(value, torch.Tensor)}
+    ours.load_state_dict(weights, strict=False)
+    torch.testing.assert_close(ours(features()), theirs(features()))
+
+
+@kinds
 def test_on_the_meta_device_it_has_the_same_parameters(kind: str) -> None:
     with torch.device("meta"):
         planned = make_head(CHOICES[kind], FEATURES, SHAPES, bias=True, init="fan_out")

@@ -129,7 +129,6 @@ def test_csv_files_hold_keys_with_equals_signs_and_commas(trainer: Trainers, tmp
 
 
 def test_tensorboard_gets_the_figure_and_the_scalars(trainer: Trainers, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = TensorBoardLogger(tmp_path)

@@ -219,7 +219,8 @@ def test_wrapped_methods_keep_their_names_and_signatures(name: str) -> None:
 
 
 def test_hooks_that_nobody_wrote_stay_those_of_lightning() -> None:
-    untouched = WRAPPERS.keys() - {"training_step", "predict_step", "configure_callbacks", "on_train_start"}
+    needed = {"configure_callbacks", "on_train_start", "on_save_checkpoint", "on_load_checkpoint"}
+    untouched = WRAPPERS.keys() - {"training_step", "predict_step", *needed}
     assert all(getattr(Task, name) is getattr(L.LightningModule, name) for name in untouched)
 
 
@@ -341,3 +342,18 @@ def test_another_hypernetwork_is_refused_where_it_would_not_be_used() -> None:
     assert str(caught.value) == message
     model.hypernet = model.hypernet
     assert copy.deepcopy(model).hypernet is not model.hypernet
+
+
+@pytest.mark.parametrize("other", [Net(), None], ids=["a network", "nothing"])
+def test_another_primary_is_refused_as_it_would_run_without_the_hypernetwork(other: nn.Module | None) -> None:
+    model = make(Task)
+    message = (
+        f"primary cannot be replaced by a {type(other).__name__}: Task has hypernetized the one that it was made with. "
+        "Pass another when you make the module, primary=..., or load weights into this one: "
+        "model.primary.load_state_dict(...)."
+    )
+    with pytest.raises(AttributeError) as caught:
+        model.primary = other
+    assert str(caught.value) == message
+    model.primary = nn.Sequential(model.primary)  # in a wrapper it is the same
+    assert not torch.equal(output(model, lam=0.1), output(model, lam=0.9))

@@ -133,7 +133,7 @@ class Fixed(InInit):
 MESSAGE = (
     "On the first batch, changing hparams.dropout changes neither what training_step returns nor the output of 'net': "
     "the step does not seem to read it. If a layer was made from it, bind that layer's attribute instead (such as "
-    "'net.dropout.p'); leave it out of bind if nothing is to read it."
+    "'net.dropout.p'); leave it out of bind if nothing is to read it. A learning rate is no dial."
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lightning_mip as mip
-from benchmarks import per_sample
+from benchmarks import peers, per_sample
 from benchmarks.primaries import PRIMARIES, ConvNet
 from benchmarks.training import OPTIMIZERS, make_optimizer, stepper
 from benchmarks.variants import VARIANTS
@@ -30,8 +30,6 @@ def test_sizes_are_those_of_earlier_tables(name: str, weights: int, tensors: int
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_step_changes_all_parameters(name: str, optimizer: str) -> None:
-    if name == "hyperlight":
-        pytest.importorskip("hyperlight")
     primary = PRIMARIES["conv"]
     variant = VARIANTS[name](primary.make(), SPACE)
     before = [parameter.detach().clone() for parameter in variant.parameters]
@@ -45,7 +43,6 @@ def test_a_step_changes_all_parameters(name: str, optimizer: str) -> None:
 
 
 def test_hyperlight_starts_from_the_same_weights_and_sees_the_position_of_h_in_its_prior() -> None:
-    peers = pytest.importorskip("benchmarks.peers", exc_type=ModuleNotFoundError)
     net = ConvNet()
     theta0 = torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
     variant = peers.hyperlight(copy.deepcopy(net), SPACE)

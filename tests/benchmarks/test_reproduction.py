@@ -13,7 +13,6 @@ from benchmarks.parametrizations import ACTIVATIONS, WAYS, Unit, build
 from benchmarks.results import Results, Study, complete, key, read
 from benchmarks.runs import STEPS, Cell, Point, Result, Run, train
 from benchmarks.tasks import shifted
-from benchmarks.variants import installed
 from lightning_mip import HSpace, Uniform
 
 SPACE = HSpace({"h0": Uniform(0, 1), "h1": Uniform(0, 1)})
@@ -141,8 +140,6 @@ class TestRuns:
     @pytest.mark.parametrize("way", [way for way in WAYS if way != "specialist"])
     @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
     def test_a_curve_holds_the_metric_at_each_h_and_the_gradient(self, way: str, optimizer: str, data: Path) -> None:
-        if way == "HyperLight" and "hyperlight" not in installed():
-            pytest.skip("HyperLight is an optional extra")
         found = train(Run(Cell("shifted", optimizer, way), 1e-3, 1, 4), data)
         assert [point.step for point in found.points] == [0, 1, 2, 3, 4]
         assert {len(point.values) for point in found.points} == {shifted.SHIFTS}

@@ -8,8 +8,6 @@ import pytest
 import torch
 import yaml
 
-pytest.importorskip("sklearn")
-pytest.importorskip("matplotlib")
 from examples.bayesian_digits import demo, figure
 from examples.bayesian_digits.metrics import entropy, quality
 from examples.bayesian_digits.task import BayesianDigits

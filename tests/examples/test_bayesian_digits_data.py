@@ -4,10 +4,10 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
 import torch
 
-pytest.importorskip("sklearn")
 from examples.bayesian_digits import data
 from examples.bayesian_digits.data import MNIST, MNIST_MD5, Digits
 from examples.bayesian_digits.network import ConvNet
@@ -153,7 +153,6 @@ def test_missing_files_are_named_with_the_way_out(tmp_path: Path) -> None:
 
 
 def test_only_missing_files_are_fetched_with_their_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pooch = pytest.importorskip("pooch")
     asked: dict[str, str] = {}
 
     def retrieve(url: str, known_hash: str, fname: str, path: Path) -> None:
@@ -169,7 +168,6 @@ def test_only_missing_files_are_fetched_with_their_checksum(tmp_path: Path, monk
 
 
 def test_a_failed_download_tells_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pooch = pytest.importorskip("pooch")
 
     def retrieve(*_: object, **__: object) -> None:
         raise OSError("no route to host")

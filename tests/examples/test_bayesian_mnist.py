@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("matplotlib")
-pytest.importorskip("sklearn")
 from examples.bayesian_digits import mnist
 from tests.examples.test_bayesian_digits_data import arrays
 

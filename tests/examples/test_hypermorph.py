@@ -15,7 +15,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("matplotlib")
 import lightning_mip as mip
 from examples.hypermorph import run
 from examples.hypermorph.data import IXI, Pair

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -120,7 +121,6 @@ def test_impossible_sizes_are_refused(name: str) -> None:
 
 def write_subjects(folder: Path, count: int = 12) -> None:
     """Folders as in the archive: slices of 160 x 192 x 1, the first axis from side to side, the second downwards."""
-    nibabel = pytest.importorskip("nibabel")
     generator = np.random.default_rng(0)
     for subject in range(count):
         place = folder / f"OASIS_OAS1_{subject:04d}_MR1"
@@ -211,7 +211,6 @@ def test_an_archive_that_is_not_there_is_named_with_the_way_out(tmp_path: Path) 
 
 
 def test_a_volume_is_refused(tmp_path: Path) -> None:
-    nibabel = pytest.importorskip("nibabel")
     path = tmp_path / data.IMAGE
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), path)
     with pytest.raises(ValueError, match="shape") as error:
@@ -244,7 +243,6 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def test_a_missing_archive_is_fetched_checked_and_unpacked(tmp_path: Path, served: Path) -> None:
-    pytest.importorskip("pooch")
     root = tmp_path / "new"
     assert len(data.subject_folders(root)) == 0
     module = oasis(root, fractions=(0.3, 0.3))
@@ -257,7 +255,6 @@ def test_a_missing_archive_is_fetched_checked_and_unpacked(tmp_path: Path, serve
 def test_a_damaged_archive_is_refused_with_the_way_out(
     tmp_path: Path, served: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("pooch")
     monkeypatch.setattr(data, "ARCHIVE_MD5", "c9ae5864f250c7e4b8d83a104e51ae8e")
     with pytest.raises(RuntimeError, match=r"could not be fetched into root=.*hash.*LIGHTNING_MIP_DATA\.$") as error:
         OASIS(tmp_path / "new").prepare_data()

@@ -12,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("matplotlib")
 import lightning_mip as mip
 from examples.pareto import demo
 from examples.pareto.data import MultiMNIST, overlaid

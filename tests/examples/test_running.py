@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytest.importorskip("matplotlib")
-pytest.importorskip("sklearn")
 from examples.bayesian_digits import mnist
 from examples.common import running
 from examples.pareto import demo as pareto

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -177,6 +178,12 @@ FOUND: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: mip.diagnose(make(Evaluated), "val"),
         TypeError,
         "dataloader is 'val', expected a DataLoader or a list of batches.",
+    ),
+    "a_data_module_to_diagnose": (
+        lambda: mip.diagnose(make(Evaluated), L.LightningDataModule()),
+        TypeError,
+        "dataloader is a LightningDataModule, expected a DataLoader or a list of batches; give one of its own: "
+        "datamodule.setup('fit'), then datamodule.val_dataloader().",
     ),
     "metric": (
         lambda: chosen(lambda output, batch: None),
