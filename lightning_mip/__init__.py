@@ -1,31 +1,60 @@
 """Hypernetworks for PyTorch Lightning: one training run, every value of the dial."""
 
-from lightning_mip.as_prior import FromTorch as FromTorch
-from lightning_mip.callbacks import Hypernetize as Hypernetize
-from lightning_mip.callbacks import MagnitudeMonitor as MagnitudeMonitor
-from lightning_mip.callbacks import PerHMetrics as PerHMetrics
-from lightning_mip.callbacks import SampleH as SampleH
-from lightning_mip.checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO
-from lightning_mip.choose import Choice as Choice
-from lightning_mip.choose import choose as choose
-from lightning_mip.chunked import Chunked as Chunked
-from lightning_mip.diagnosis.diagnose import diagnose as diagnose
-from lightning_mip.exporting import export as export
-from lightning_mip.hypernetize import dehypernetize as dehypernetize
-from lightning_mip.hypernetize import hypernetize as hypernetize
-from lightning_mip.hypernetize import materialize as materialize
-from lightning_mip.hypernetize import summary as summary
-from lightning_mip.hypernetwork import HyperNetwork as HyperNetwork
-from lightning_mip.injection import at as at
-from lightning_mip.low_rank import LowRank as LowRank
-from lightning_mip.metrics import PerH as PerH
-from lightning_mip.module import HyperLightningModule as HyperLightningModule
-from lightning_mip.priors import Categorical as Categorical
-from lightning_mip.priors import LogUniform as LogUniform
-from lightning_mip.priors import Normal as Normal
-from lightning_mip.priors import Prior as Prior
-from lightning_mip.priors import Simplex as Simplex
-from lightning_mip.priors import Uniform as Uniform
-from lightning_mip.space import HSpace as HSpace
-from lightning_mip.sweep import sweep as sweep
-from lightning_mip.table import Sweep as Sweep
+from importlib.metadata import version
+
+from lightning_mip.as_prior import FromTorch
+from lightning_mip.callbacks import Hypernetize, MagnitudeMonitor, PerHMetrics, SampleH
+from lightning_mip.checkpoint_io import AtomicCheckpointIO
+from lightning_mip.choose import Choice, choose
+from lightning_mip.chunked import Chunked
+from lightning_mip.diagnosis.diagnose import diagnose
+from lightning_mip.exporting import export
+from lightning_mip.hypernetize import dehypernetize, hypernetize, materialize, summary
+from lightning_mip.hypernetwork import HyperNetwork
+from lightning_mip.injection import at
+from lightning_mip.low_rank import LowRank
+from lightning_mip.metrics import PerH
+from lightning_mip.module import HyperLightningModule
+from lightning_mip.priors import Categorical, LogUniform, Normal, Prior, Simplex, Uniform
+from lightning_mip.space import HSpace
+from lightning_mip.sweep import sweep
+from lightning_mip.table import Sweep
+
+__version__ = version("lightning-mip")
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "Categorical",
+    "Choice",
+    "Chunked",
+    "FromTorch",
+    "HSpace",
+    "HyperLightningModule",
+    "HyperNetwork",
+    "Hypernetize",
+    "LogUniform",
+    "LowRank",
+    "MagnitudeMonitor",
+    "Normal",
+    "PerH",
+    "PerHMetrics",
+    "Prior",
+    "SampleH",
+    "Simplex",
+    "Sweep",
+    "Uniform",
+    "at",
+    "choose",
+    "dehypernetize",
+    "diagnose",
+    "export",
+    "hypernetize",
+    "materialize",
+    "summary",
+    "sweep",
+]
+
+
+def __dir__() -> list[str]:
+    """The public names, without the modules that they are in."""
+    return __all__

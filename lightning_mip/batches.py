@@ -9,9 +9,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
+import lightning as L
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset
 
 from lightning_mip.copies import fields_of, is_numpy, with_values
@@ -21,6 +23,11 @@ from lightning_mip.shown import shown
 
 def check_batches(dataloader: Any) -> None:
     """Raise TypeError for what holds no batches."""
+    if isinstance(dataloader, L.LightningDataModule):
+        raise TypeError(
+            f"dataloader is a {type(dataloader).__name__}, expected a DataLoader or a list of batches; give one of its "
+            "own: datamodule.setup('fit'), then datamodule.val_dataloader()."
+        )
     if not isinstance(dataloader, Iterable) or isinstance(dataloader, (str, bytes)):
         raise TypeError(f"dataloader is {shown(dataloader)}, expected a DataLoader or a list of batches.")
 
@@ -42,6 +49,11 @@ def inputs_of(network: nn.Module, batch: Any) -> tuple[Any, ...]:
         p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
     return tuple(batch[: max(len(required), 1)])
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch whose tensors are on a device."""
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
 
 
 def copied(batch: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_mip.priors import FLOAT32_DIGITS, number_text
+
 # An object, or a mapping, and the name of what it holds.
 Place = tuple[Any, str]
 # Attribute of the LightningModule that lists the paths that the plug-in binds.
@@ -51,7 +53,7 @@ def check_path(root: Any, path: str, value: Tensor) -> None:
         )
     try:
         _write(owner, name, original)
-    except Exception as error:
+    except Exception as error:  # whatever a property of somebody else's raises
         raise ValueError(
             f"h has {path!r}, which cannot be set: {error}. Name the attribute that it is made from, or leave it out "
             "of bind."
@@ -176,7 +178,7 @@ def _digits(value: Any) -> Any:
     """Drop the digits that a float32 does not have: 0.1, not 0.10000000149011612."""
     if isinstance(value, list):
         return [_digits(item) for item in value]
-    return float(f"{value:.7g}") if isinstance(value, float) else value
+    return float(number_text(value, FLOAT32_DIGITS)) if isinstance(value, float) else value
 
 
 def _resolve(root: Any, path: str) -> tuple[Any, str]:

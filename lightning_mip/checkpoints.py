@@ -213,7 +213,10 @@ def plain_checkpoint(
     missing = [path for path in unwritten if path not in state]
     if missing:
         values = ", ".join(f"{path} = {hypernet.space[path].text(given[path])}" for path in missing)
-        rank_zero_info(f"A checkpoint holds hyperparameters and buffers; what else was bound set yourself: {values}.")
+        rank_zero_info(
+            "A checkpoint holds hyperparameters and buffers alone; after loading it, set what else held h yourself: "
+            f"{values}."
+        )
     return plain
 
 

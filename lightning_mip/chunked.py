@@ -125,12 +125,11 @@ class ChunkedHead(FittedHead):
         return tensors
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The family, on which the use of ``W`` depends, and the rows that stay zero."""
-        return {"family": self.family, "silenced": self.silenced}
+        """The rows that stay zero."""
+        return {"silenced": self.silenced}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what the weights that come with it were made for."""
-        self.family = state["family"]
+        """Take over those of the weights that come with it."""
         self.silenced = {name: list(rows) for name, rows in state["silenced"].items()}
 
     def _norms(self, init: Init) -> dict[str, float]:

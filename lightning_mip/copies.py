@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 def is_numpy(value: Any) -> bool:
     """Whether it is an array or a number of numpy's."""
-    return type(value).__module__ == "numpy" and hasattr(type(value), "tobytes")  # no function of numpy's
+    return type(value).__module__ == "numpy" and hasattr(type(value), "tobytes")  # which functions of numpy have not
 
 
 def with_values(sequence: Any, values: Iterable[Any]) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_mip.batches import inputs_of
+from lightning_mip.batches import inputs_of, moved
 from lightning_mip.diagnosis.subject import Subject, copied_module
 from lightning_mip.injection import the_injector
 from lightning_mip.programs import Inputs
@@ -29,7 +29,9 @@ def example_inputs(module: nn.Module, h: Mapping[str, Tensor], example: Any) -> 
     if isinstance(example, DataLoader):
         example = next(iter(example))
     if example is not None:
-        return _of_step(module, h, example) or (inputs_of(the_injector(module).root, example), {})
+        network = the_injector(module).root
+        inputs = moved(inputs_of(network, example), next(network.parameters()).device)
+        return _of_step(module, h, example) or (inputs, {})
     given = getattr(module, "example_input_array", None)
     if given is None:
         return None

@@ -62,15 +62,15 @@ class FittedHead(Head, ABC):
     """A head that uses its weights in another way for each family of optimizers.
 
     Attributes:
-        sgd: 1 for ``sgd``, 0 for ``adam``. A buffer, as copies that take over the weights (weight averaging) take it
-            over too, and a number to compute with, as a step that looked at it would wait for the device.
+        sgd: 1 for ``sgd``, 0 for ``adam``. A buffer, as what takes over the weights (a checkpoint, weight averaging)
+            takes it over too, and a number to compute with, as a step that looked at it would wait for the device.
     """
 
     sgd: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("sgd", torch.tensor(0.0), persistent=False)
+        self.register_buffer("sgd", torch.tensor(0.0))
 
     @property
     def family(self) -> Family:
@@ -79,8 +79,6 @@ class FittedHead(Head, ABC):
 
     @family.setter
     def family(self, given: Family) -> None:
-        if self.sgd.is_meta:  # it is in no checkpoint, from which weights take the place of such ones
-            self.sgd = torch.tensor(0.0, device="cpu")
         self.sgd.fill_(given == "sgd")
 
     def by_family(self, number: Callable[[Family], float]) -> Tensor:

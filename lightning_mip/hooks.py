@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -62,7 +63,9 @@ class GridHooks:
         return {name: self._wrapped(name, hook) for name, hook in hooks.items()}
 
     def _wrapped(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
-        run = self._step if name.endswith("_step") else self._batch_end if name.endswith("_batch_end") else self._run
+        run: Callable[..., Any] = functools.partial(self._run, name)
+        if name.endswith(("_step", "_batch_end")):
+            run = self._step if name.endswith("_step") else self._batch_end
 
         @wraps(hook)
         def on_grid(*args: Any, **kwargs: Any) -> Any:
@@ -72,8 +75,7 @@ class GridHooks:
 
         return on_grid
 
-    def _run(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        name = hook.__name__
+    def _run(self, name: str, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         with parameters_kept(self.evaluation.module, name) if "_epoch_" in name else nullcontext():
             self.evaluation.run(hook, *args, **kwargs)
 

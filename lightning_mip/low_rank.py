@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,14 +106,6 @@ class LowRankHead(FittedHead):
         left = self.left(features)
         right = self.right(nn.functional.normalize(features, dim=-1) * self.by_family(self._length))
         return {name: (left[name] @ right[name]).reshape(-1, *shape) for name, shape in self.shapes.items()}
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """The family, on which the length of the features of ``D`` depends."""
-        return {"family": self.family}
-
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take over the family for which the weights that come with it were made."""
-        self.family = state["family"]
 
     def _norms(self, init: Init) -> tuple[dict[str, float], dict[str, float]]:
         """Norms of the factors, for features of norm 1."""

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from lightning_mip.batches import batch_size, inputs_of
 from lightning_mip.callbacks.sample_h import SampleH
-from lightning_mip.checkpoints import GIVEN_AGAIN
 from lightning_mip.ensemble import Ensemble, ensemble
 from lightning_mip.evaluation import GridEvaluation, evaluation_of, grid_of
 from lightning_mip.factories import called, check_makes
@@ -37,7 +36,17 @@ from lightning_mip.positive import check_whole
 from lightning_mip.priors import Prior
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
-from lightning_mip.steps import at_predict_h, check_names, check_own_steps, with_draws, with_sampler, wrap_steps
+from lightning_mip.steps import (
+    asking_for_given_again,
+    at_predict_h,
+    check_names,
+    check_own_steps,
+    noting_given_again,
+    with_draws,
+    with_sampler,
+    wrap_steps,
+)
+from lightning_mip.training import match
 
 
 class HyperLightningModule(L.LightningModule):
@@ -56,7 +65,7 @@ class HyperLightningModule(L.LightningModule):
         include: which parameters are generated, as in `hypernetize`.
         exclude: which are not.
         optimizer: makes the optimizer from all parameters; None for Adam with a learning rate of 1e-3, on CPUs in its
-            fused form, which takes about a seventh of the time of torch's default there.
+            fused form, which takes a fraction of the time of torch's default there.
         lr_scheduler: makes the scheduler from the optimizer.
         eval_grid: values of ``h`` in validation and test: points per component, or a list of mappings.
         predict_h: ``h`` of ``predict_step``; None for the center of the priors, ``"grid"`` for a dict of the outputs
@@ -130,9 +139,18 @@ class HyperLightningModule(L.LightningModule):
         wrap_steps(cls, HyperLightningModule)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse another hypernetwork, which the primary would not run with."""
-        injector = self.__dict__.get("_injector") if name == "hypernet" else None
-        if injector is not None and value is not injector.hypernet:
+        """Refuse another hypernetwork, which the primary would not run with, and another primary, which has none."""
+        injector = self.__dict__.get("_injector") if name in ("hypernet", "primary") else None
+        if injector is None:
+            super().__setattr__(name, value)
+            return
+        if name == "primary" and not (isinstance(value, nn.Module) and injector.root in value.modules()):
+            raise AttributeError(
+                f"primary cannot be replaced by a {type(value).__name__}: {type(self).__name__} has hypernetized the "
+                "one that it was made with. Pass another when you make the module, primary=..., or load weights into "
+                "this one: model.primary.load_state_dict(...)."
+            )
+        if name == "hypernet" and value is not injector.hypernet:
             raise AttributeError(
                 f"hypernet cannot be replaced by a {type(value).__name__}: the primary runs with the hypernetwork that "
                 f"{type(self).__name__} was made with. Pass another when you make the module, hypernet=..., or load "
@@ -197,7 +215,7 @@ class HyperLightningModule(L.LightningModule):
         optimizer: torch.optim.Optimizer = called(
             "optimizer", self.optimizer or _adam, [p for p in self.parameters() if p.requires_grad]
         )
-        self.hypernet.match(optimizer)
+        match(self.hypernet, [optimizer])
         scheduler = None if self.lr_scheduler is None else called("lr_scheduler", self.lr_scheduler, optimizer)
         if scheduler is None:
             return optimizer
@@ -247,17 +265,13 @@ class HyperLightningModule(L.LightningModule):
         with only_imported():
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
+    @noting_given_again
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what a checkpoint cannot hold and evaluation needs."""
-        checkpoint[GIVEN_AGAIN] = ["h_from_batch"] if callable(self.h_from_batch) else []
 
+    @asking_for_given_again
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Ask for it where it is not given again."""
-        if "h_from_batch" in checkpoint.get(GIVEN_AGAIN, []) and self.h_from_batch is None:
-            raise ValueError(
-                "The checkpoint is of a module with a function as h_from_batch, which no checkpoint holds; give it "
-                "again: load_from_checkpoint(path, h_from_batch=...)."
-            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the weights of the last call behind: they are no part of a copy."""

@@ -29,8 +29,8 @@ _NARROWEST = 5e-5
 # More grid points or classes than this, or weights of a preference vector, are a mistake, not a wish.
 MAX_POINTS = 100_000
 _MAX_WEIGHTS = 10_000
-# Of numbers in metric names, where so many tell the values of a prior apart; those of single precision are by 9.
-_DIGITS, _FLOAT32_DIGITS, _FLOAT64_DIGITS = 6, 9, 17
+# Of numbers in metric names: 6 tell the values of most priors apart, 9 all of single, 17 all of double precision.
+_DIGITS, FLOAT32_DIGITS, _FLOAT64_DIGITS = 6, 9, 17
 
 
 class Prior(ABC):
@@ -99,7 +99,7 @@ class Prior(ABC):
         largest, step = max(abs(low), abs(high)), abs(high - low) / 500
         if not (step > 0 and math.isfinite(largest)):
             return _DIGITS
-        return min(max(1 + math.floor(math.log10(largest)) - math.floor(math.log10(step)), _DIGITS), _FLOAT32_DIGITS)
+        return min(max(1 + math.floor(math.log10(largest)) - math.floor(math.log10(step)), _DIGITS), FLOAT32_DIGITS)
 
     def text(self, value: Any) -> str:
         """Write a value as metric names do; the numbers of a preference vector have colons between them.

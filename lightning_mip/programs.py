@@ -57,7 +57,7 @@ def write_onnx(network: nn.Module, inputs: Inputs, path: Path) -> Run:
 
     def run(*args: Any, **kwargs: Any) -> list[Tensor]:
         leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        given = {name: leaf.numpy() for name, leaf in zip(names, leaves, strict=True)}
+        given = {name: leaf.detach().cpu().numpy() for name, leaf in zip(names, leaves, strict=True)}
         return [torch.as_tensor(output) for output in session.run(None, given)]
 
     return run

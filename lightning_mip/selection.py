@@ -67,8 +67,8 @@ def _matched(module: nn.Module, groups: dict[str, list[str]], argument: str, pat
     for pattern in _several(patterns):
         hits = {name for name, group in groups.items() if _matches(module, pattern, group)}
         if not hits and not (argument == "include" and pattern == "*"):
-            shown = repr(pattern) if isinstance(pattern, str) else getattr(pattern, "__name__", "the given parameter")
-            raise ValueError(f"{argument}={shown} matches no parameter; {there_are(pattern, groups)}")
+            named = repr(pattern) if isinstance(pattern, str) else getattr(pattern, "__name__", "the given parameter")
+            raise ValueError(f"{argument}={named} matches no parameter; {there_are(pattern, groups)}")
         found |= hits
     return found
 

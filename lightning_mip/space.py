@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from lightning_mip.as_prior import as_prior
 from lightning_mip.draws import uniforms
 from lightning_mip.encodings import encode
-from lightning_mip.priors import MAX_POINTS, Prior
+from lightning_mip.priors import FLOAT32_DIGITS, MAX_POINTS, Prior, number_text
 from lightning_mip.shown import shown
 
 _RESERVED = "=,/"
@@ -223,13 +223,9 @@ def _check_value(name: str, prior: Prior, value: Tensor) -> None:
         inside = prior.contains(value)
     if not inside.all():
         outside = value.detach()[~inside].flatten(0, -1 - len(event))[0] if inside.ndim else value.detach()
-        # Enough digits to tell it from the bound, few enough to show a float32 as it was written.
-        raise ValueError(f"h[{name!r}] = {_number(outside, digits=8)} is outside the support of its prior {prior}.")
+        numbers = ":".join(number_text(x, FLOAT32_DIGITS) for x in outside.reshape(-1).tolist())
+        raise ValueError(f"h[{name!r}] = {numbers} is outside the support of its prior {prior}.")
 
 
 def _default_dtype(value: Tensor) -> Tensor:
     return value.to(torch.get_default_dtype()) if value.is_floating_point() else value
-
-
-def _number(value: Any, digits: int) -> str:
-    return ":".join(f"{x:.{digits}g}" for x in torch.as_tensor(value).reshape(-1).tolist())

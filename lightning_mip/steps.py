@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_mip.batches import copied, split_batch
 from lightning_mip.callbacks.sample_h import SampleH, SampleHInSearch
+from lightning_mip.checkpoints import GIVEN_AGAIN
 from lightning_mip.logged import result_of
 from lightning_mip.probe import parameters_kept, replaced, watch
 from lightning_mip.wrapping import wraps
@@ -174,6 +175,32 @@ def with_draws(on_train_start: _Method) -> _Method:
     return run  # type: ignore[return-value]
 
 
+def noting_given_again(on_save_checkpoint: _Method) -> _Method:
+    """Note what a checkpoint cannot hold and evaluation needs."""
+
+    @wraps(on_save_checkpoint)
+    def run(self: HyperLightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[GIVEN_AGAIN] = ["h_from_batch"] if callable(self.h_from_batch) else []
+        on_save_checkpoint(self, checkpoint)
+
+    return run  # type: ignore[return-value]
+
+
+def asking_for_given_again(on_load_checkpoint: _Method) -> _Method:
+    """Ask for what the checkpoint could not hold, where it is not given again."""
+
+    @wraps(on_load_checkpoint)
+    def run(self: HyperLightningModule, checkpoint: dict[str, Any]) -> None:
+        on_load_checkpoint(self, checkpoint)
+        if "h_from_batch" in checkpoint.get(GIVEN_AGAIN, []) and self.h_from_batch is None:
+            raise ValueError(
+                "The checkpoint is of a module with a function as h_from_batch, which no checkpoint holds; give it "
+                "again: load_from_checkpoint(path, h_from_batch=...)."
+            )
+
+    return run  # type: ignore[return-value]
+
+
 # What HyperLightningModule does to the methods that a subclass writes.
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "training_step": on_draws,
@@ -190,6 +217,8 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "predict_step": at_predict_h,
     "configure_callbacks": with_sampler,
     "on_train_start": with_draws,
+    "on_save_checkpoint": noting_given_again,
+    "on_load_checkpoint": asking_for_given_again,
 }
 
 
@@ -233,7 +262,8 @@ def check_names(kind: type, base: type) -> None:
 def check_own_steps(module: Any) -> None:
     """Raise AttributeError for a step that is an attribute of the instance, where nothing wraps it."""
     # What runs a step of the class, compiled or in a wrapper, is right, as is one that runs at the one h of a batch.
-    right = {"configure_callbacks", "on_train_start"} | (set() if module.draws_per_batch > 1 else {"training_step"})
+    right = {"training_step"} if module.draws_per_batch == 1 else set()
+    right |= {"configure_callbacks", "on_train_start", "on_save_checkpoint", "on_load_checkpoint"}
     found = {name: _inside(vars(module)[name]) for name in WRAPPERS if name in vars(module) and name not in right}
     of_class = (_OWN, "_torchdynamo_orig_callable")
     name = next((name for name, step in found.items() if not any(hasattr(step, mark) for mark in of_class)), None)

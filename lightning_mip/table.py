@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_mip.priors import FLOAT32_DIGITS, number_text
 from lightning_mip.shown import shown
 from lightning_mip.space import HSpace
 
@@ -183,4 +184,4 @@ def _digits(values: Tensor) -> list[float]:
     """Numbers with as many digits as single precision has: 0.1, not 0.10000000149011612."""
     if values.dtype == torch.float64 or not values.is_floating_point():
         return values.tolist()
-    return [float(f"{value:.8g}") for value in values.tolist()]
+    return [float(number_text(value, FLOAT32_DIGITS)) for value in values.tolist()]

@@ -40,5 +40,5 @@ def warn_of_unread(probe: StepProbe, injector: Injector, path: str, bound_paths:
                 f"On the first batch, changing {name} changes neither what training_step returns nor the output of "
                 f"{path!r}: the step does not seem to read it. If a layer was made from it, bind that "
                 f"layer's attribute instead (such as '{path}.dropout.p'); leave it out of bind if nothing is "
-                "to read it."
+                "to read it. A learning rate is no dial."
             )

@@ -21,7 +21,7 @@ from lightning_mip.diagnosis.subject import Loss, Subject
 from lightning_mip.injection import the_injector
 from lightning_mip.magnitude import magnitudes, points
 from lightning_mip.positive import check_whole
-from lightning_mip.shown import shown
+from lightning_mip.table import check_mode
 
 # Values of h at which norms are looked at; a multiple of the strata of low-discrepancy draws, and an end more.
 _POINTS = 17
@@ -82,8 +82,7 @@ def diagnose(
             raise ValueError(f"{name} is {given}, expected at least 1.")
     check_whole("seed", seed)
     seed %= 2**63  # what torch takes
-    if mode not in ("min", "max"):
-        raise ValueError(f"mode is {shown(mode)}, expected 'min' or 'max'.")
+    check_mode(mode)
     check_batches(dataloader)
     original = the_injector(module)
     subject = Subject(module, loss, metric)

@@ -51,16 +51,14 @@ def of_matter(found: Diagnosis) -> str:
         "constant": f"the hypernetwork does nothing so far: {_same(zero)} for every h",
         "unknown": "only one value of h was seen, so there is nothing to compare with",
         "unread": f"the {matter.metric} does not depend on {h}: {scores}{share}. So it should be for a noise draw; a "
-        f"dial must enter the {matter.metric} (self.h)",
+        f"dial must enter the {matter.metric}, and not by what evaluation mode, in which this is, switches off, as "
+        "dropout",
         "ignored": f"the network ignores {h}: {scores}{share}",
         "wrong": f"{h} is learned wrongly: with weights of another h the {matter.metric} is better: {scores}{share}",
         "weak": f"{h} matters little: {scores}{share}",
         "matters": f"{h} matters: {scores}{share}",
     }
-    single = matter.relative(matter.best_single)
-    in_vain = kind(found) in ("weak", "matters") and single < _LITTLE
-    one = f"; but the one network of {matter.best_single_h} is as good for all h: {_number(matter.best_single)}"
-    return f"{words[kind(found)]}{one if in_vain else ''}.{_components(found)}"
+    return f"{words[kind(found)]}{_in_vain(found)}.{_components(found)}"
 
 
 def of_magnitude(found: Diagnosis) -> str:
@@ -89,7 +87,8 @@ def of_gradients(found: Diagnosis) -> str | None:
         return "no gradient reaches the hypernetwork."
     largest, smallest = max(h.norms), min(h.norms)
     varies = f"its norm varies {largest / smallest:.3g}-fold over h" if smallest else "it is 0 at some h"
-    advice = ". draws_per_batch > 1 takes the mean over several h" if h.noise > 2 * max(data.noise, 0.5) else ""
+    several = "draws_per_batch > 1 (of the plug-in: accumulate_grad_batches) takes the mean over several h"
+    advice = f". {several}" if h.noise > 2 * max(data.noise, 0.5) else ""
     return (
         f"gradients of the hypernetwork scatter around their mean by {h.noise:.2g} times its norm across h, "
         f"{data.noise:.2g} times across batches; {varies}{advice}."
@@ -124,6 +123,19 @@ def of_scale(found: Diagnosis) -> str:
     shown = [f"{name}: {what}" for name, what in list(found.off_scale.items())[:3]]
     more = f"; and {len(found.off_scale) - 3} more" if len(found.off_scale) > 3 else ""
     return f"{len(found.off_scale)} of {len(found.now.names)} generated tensors are off: {'; '.join(shown)}{more}."
+
+
+def _in_vain(found: Diagnosis) -> str:
+    """Whether one network does as well at all h, though another h is worse."""
+    matter = found.matter
+    ones = {f"the one network of {matter.best_single_h}": matter.best_single}
+    if matter.theta0 is not None:
+        ones["theta0 alone"] = matter.theta0
+    network = min(ones, key=lambda name: matter.relative(ones[name]))
+    worse = matter.relative(ones[network])
+    if kind(found) not in ("weak", "matters") or worse >= _LITTLE:
+        return ""
+    return f"; but {network} is {'better' if worse <= -_LITTLE else 'as good'} for all h: {_number(ones[network])}"
 
 
 def _components(found: Diagnosis) -> str:
