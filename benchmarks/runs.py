@@ -34,6 +34,7 @@ class Together:
 
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
         self.optimizers = optimizers
+        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
 
     def zero_grad(self) -> None:
         for optimizer in self.optimizers:

@@ -1,4 +1,7 @@
-"""The training step that all variants share, and the optimizers: the one place that says what "Adam" is."""
+"""The training step that all variants share, and the optimizers whose cost is measured.
+
+The reproduction and the studies of update matching, which measure quality, have Adam in its fused form alone.
+"""
 
 from __future__ import annotations
 
