@@ -180,7 +180,15 @@ class FunctionMetric:
 
     def _values(self, batch: Any, index: int) -> Tensor:
         own = copied(batch)  # it is run at other h too
-        return self._checked(self.metric(self.output(own, index), own), batch)
+        output = self.output(own, index)
+        try:
+            value = self.metric(output, own)
+        except Exception as error:
+            tensor = f" of shape {tuple(output.shape)}, {output.dtype}" if isinstance(output, Tensor) else ""
+            kind = f"{type(output).__name__}{tensor}"
+            error.add_note(f"The metric's output is what predict_step, or the network, returns: a {kind}.")
+            raise
+        return self._checked(value, batch)
 
     def _checked(self, given: Any, batch: Any) -> Tensor:
         size = batch_size(batch)

@@ -512,6 +512,17 @@ def only_once(net: nn.Module) -> Any:
     return iter(batches(net))
 
 
+def test_an_error_of_the_metric_says_what_its_output_is() -> None:
+    def failing(output: Tensor, batch: Any) -> Tensor:
+        raise RuntimeError("of the author")
+
+    net = network()
+    with pytest.raises(RuntimeError, match=r"^of the author") as caught:
+        mip.choose(net, batches(net), failing, "min")
+    (note,) = caught.value.__notes__
+    assert note.startswith("The metric's output is what predict_step, or the network, returns: a Tensor of shape (")
+
+
 @pytest.mark.parametrize(
     ("data", "metric", "mode", "raised", "message"),
     [
