@@ -12,8 +12,8 @@ from lightning_mip.generation import Generate, Part
 from lightning_mip.injection import Injector
 from lightning_mip.selection import listing
 
-# Generation reads theta0 as it should; what was compiled may hold a generation.
 _MOST = 4000  # nodes; torch frees a far longer chain of nodes that were looked at by recursion, and so crashes
+# Generation reads theta0 as it should; what was compiled may hold a generation.
 _GENERATION = (f"{Generate.__name__}Backward", f"{Part.__name__}Backward", "CompiledFunctionBackward")
 
 
