@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib.util
 import logging
 import os
@@ -506,6 +507,18 @@ def test_attributes_of_every_kind_are_kept_apart_by_h(trainer: Trainers) -> None
     sums = {f"sum/hparams.lam={lam:g}": 10 * BATCHES * lam for lam in LAMS}
     assert table == near({**sums, "sum": 10 * BATCHES * 0.5})
     assert module.pointer == module.data.data_ptr()  # as large as this it is data, which is not copied
+
+
+def test_a_hook_may_be_a_partial_function_on_the_instance(trainer: Trainers) -> None:
+    ends: list[float] = []
+
+    def end(module: Any, word: str) -> None:
+        ends.append(module.hparams.lam)
+
+    module = habits.InInit()
+    module.on_validation_epoch_end = functools.partial(end, module, "end")
+    trainer(callbacks=[plugin()]).validate(module, loader(), verbose=False)
+    assert ends == pytest.approx(LAMS)
 
 
 class Meter:
