@@ -119,7 +119,7 @@ class Clock(L.Callback):
         self.processor.append(time.process_time())
 
     def typical(self) -> tuple[float, float]:
-        """Median of the wall times; mean of the processor times, which are counted in coarse steps."""
+        """Median of the wall times; mean of the processor times."""
         each = ([1e3 * (b - a) for a, b in itertools.pairwise(t)] for t in (self.wall, self.processor))
         wall, processor = each
         return statistics.median(wall), statistics.mean(processor)
