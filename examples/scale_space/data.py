@@ -72,7 +72,7 @@ class _SegmentedDataModule(L.LightningDataModule):
         self.parts: dict[str, Segmented] = {}
 
     def load(self) -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
-        """Images (N, C, side, side), labels (N, side, side), and the indices of each part; each data set reads its own."""
+        """Images (N, C, side, side), labels (N, side, side), the indices of each part; each data set reads its own."""
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
